@@ -1,0 +1,122 @@
+"""Files that survive: the one atomic writer, fingerprints, manifests and the path guard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Opens a temporary file beside `path`; on a clean exit it is flushed to disk and renamed to `path` in one step.
+
+    A crash, a full disk or an exception leaves the old file (or none) under `path`, never half of a new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+        _fsync_folder(path.parent)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes `data` to `path` atomically."""
+    with atomic_write(path) as stream:
+        stream.write(data)
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Writes `data` as indented JSON, atomically, keys in the given order."""
+    with atomic_write(path, "w") as stream:
+        json.dump(data, stream, indent=2, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line, atomically."""
+    with atomic_write(path, "w") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_npy(path: str | Path, array: np.ndarray[Any, Any]) -> None:
+    """Writes `array` as ``.npy``, atomically; no pickled objects."""
+    with atomic_write(path) as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads JSON. ValueError names the file and the line of a syntax error."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hex sha256 over any mixture of bytes, arrays, text and JSON-able values. Order matters; types are kept apart."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, bytes | memoryview):
+            tag, data = b"b", bytes(part)
+        elif isinstance(part, np.ndarray):
+            tag, data = f"a{part.dtype.str}{part.shape}".encode(), np.ascontiguousarray(part).tobytes()
+        else:
+            tag, data = b"j", json.dumps(part, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+        digest.update(len(tag).to_bytes(8, "big") + tag + len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()
+
+
+def guard_path(path: str | Path, roots: Sequence[str | Path]) -> Path:
+    """Gives `path` resolved, or raises ValueError unless it lies under one of `roots` (symbolic links followed)."""
+    resolved = Path(path).resolve()
+    allowed = [Path(root).resolve() for root in roots]
+    if not any(resolved.is_relative_to(root) for root in allowed):
+        listed = ", ".join(map(str, allowed)) or "none"
+        raise ValueError(f"{path} lies outside the declared roots ({listed}); declare its folder as a root to allow it")
+    return resolved
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

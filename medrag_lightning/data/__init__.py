@@ -1,0 +1,1 @@
+"""Data sets to records, the synthetic mini-hospital, sampling, and the data module."""

@@ -1,0 +1,146 @@
+"""The seams between rooms. A stage knows these, never a concrete reader, retriever or source; they meet in YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor
+
+from medrag_lightning.batches import AnswerRows, EncodedPrompts, Prompt
+from medrag_lightning.records import Document, ImageRef, Query, Retrieved
+
+OpenImage = Callable[[ImageRef], Image]
+"""Opens an image as RGB, or raises ValueError that names the file and the remedy."""
+
+
+@runtime_checkable
+class Table(Protocol):
+    """A data set on disk, read into records. One parser, one class; see data/tables."""
+
+    def queries(self) -> list[Query]:
+        """Its questions, in file order; raises ValueError that lists every bad row with file and line."""
+        ...
+
+    def documents(self) -> list[Document]:
+        """What of it may serve as evidence (never validation or test items), in file order."""
+        ...
+
+    def roots(self) -> list[Path]:
+        """The folders that its images lie under; nothing outside them is opened."""
+        ...
+
+
+@runtime_checkable
+class Processor(Protocol):
+    """Text and images to model inputs, the only seam for a model family's own format."""
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> EncodedPrompts:
+        """P prompts, with the family's chat template and generation prompt, left-padded."""
+        ...
+
+    def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
+        """Token ids of each answer as the assistant's turn continues, end-of-turn token included. Never empty."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, up to the first end-of-turn token, without special tokens, stripped."""
+        ...
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """A cheap estimate of the prompt's length in tokens, to group prompts of similar length."""
+        ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A vision-language model that reads prompts (and, at run time, a torch module)."""
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Builds or loads the weights, once; a reader without a tokenizer of its own trains one on `texts`."""
+        ...
+
+    @property
+    def processor(self) -> Processor:
+        """The reader's processor; RuntimeError before `prepare`."""
+        ...
+
+    def token_logp(self, prompts: EncodedPrompts, rows: AnswerRows) -> Tensor:
+        """Log-probability in nats of every answer token, teacher-forced: float32 (R, L), 0 on padding. Differentiable."""
+        ...
+
+    def generate(self, prompts: EncodedPrompts, max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuation of each prompt as token ids, without the prompt."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint must keep to rebuild the reader, as plain JSON (name or shape, tokenizer, adapter settings)."""
+        ...
+
+    def restore(self, description: dict[str, Any]) -> None:
+        """`prepare` from a checkpoint's description; ValueError where it contradicts this reader's settings."""
+        ...
+
+    def fingerprint(self) -> str:
+        """sha256 over the weights that matter to its answers and the processor's settings."""
+        ...
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """A dual encoder: images and texts to unit vectors in one space, or in one space per kind."""
+
+    @property
+    def dim(self) -> int:
+        """Width D of the vectors."""
+        ...
+
+    def embed_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """(B, D) unit vectors."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(B, D) unit vectors."""
+        ...
+
+    def fingerprint(self) -> str:
+        """sha256 over weights and transforms: the same fingerprint gives the same vectors."""
+        ...
+
+
+@runtime_checkable
+class CandidateSource(Protocol):
+    """Finds evidence for queries. A candidate never shares id, study, patient or image with its query."""
+
+    def prepare(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
+        """Builds what it needs under `folder`, or checks what is there; called in one process at a time."""
+        ...
+
+    def load(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
+        """Opens what `prepare` made; called in every process."""
+        ...
+
+    def retrieve(self, queries: Sequence[Query]) -> list[Retrieved]:
+        """The candidates of each query, best first, in query order."""
+        ...
+
+    def fingerprint(self) -> str:
+        """What the candidates depend on; cached candidates of another fingerprint are refused."""
+        ...
+
+
+Collator = Callable[[Sequence[Any]], Any]
+"""A list of examples to a batch; runs in loader workers."""
+
+
+@runtime_checkable
+class CollatingStage(Protocol):
+    """What the data module asks of the stage that it serves."""
+
+    def collator(self, training: bool) -> Collator:
+        """The collator for training batches, or for evaluation batches."""
+        ...
