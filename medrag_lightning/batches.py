@@ -13,15 +13,18 @@ list of segments. A *reader batch* is P encoded prompts and the R answer rows th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
+from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.records import Candidate, Query, Regime
 
 
@@ -91,24 +94,24 @@ class EncodedPrompts:
         ids_PT: int64 token ids; the last token of every prompt stands at T-1.
         mask_PT: int64, 1 on real tokens.
         vision: model keyword arguments made from the images (``pixel_values``, ``image_grid_thw``, ...); empty without images.
+        images_of_prompt: the number of images in each of the P prompts; may be left empty where `vision` is.
     """
 
     ids_PT: Tensor
     mask_PT: Tensor
     vision: Mapping[str, Tensor] = field(default_factory=dict)
+    images_of_prompt: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedPrompts:
         """A copy on `device`."""
         move = {name: value.to(device, non_blocking=non_blocking) for name, value in self.vision.items()}
-        return EncodedPrompts(
-            self.ids_PT.to(device, non_blocking=non_blocking), self.mask_PT.to(device, non_blocking=non_blocking), move
-        )
+        ids_PT, mask_PT = (t.to(device, non_blocking=non_blocking) for t in (self.ids_PT, self.mask_PT))
+        return replace(self, ids_PT=ids_PT, mask_PT=mask_PT, vision=move)
 
     def pin_memory(self) -> EncodedPrompts:
         """A copy in page-locked memory."""
-        return EncodedPrompts(
-            self.ids_PT.pin_memory(), self.mask_PT.pin_memory(), {n: v.pin_memory() for n, v in self.vision.items()}
-        )
+        pinned = {name: value.pin_memory() for name, value in self.vision.items()}
+        return replace(self, ids_PT=self.ids_PT.pin_memory(), mask_PT=self.mask_PT.pin_memory(), vision=pinned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,50 @@ class EmbedItem:
     index: int
     text: str
     image: Image | None
+
+
+def pixel_sha256(image: Image) -> str:
+    """sha256 of the RGB pixels and their shape: equal for one picture under two names or in two lossless formats."""
+    return fingerprint(np.asarray(image.convert("RGB")))
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors of some items, as `predict` of the embedding stage returns them; an item may lack one side.
+
+    Attributes:
+        image_index, text_index: numbers of the items that have an image, and of those that have a text, in row order.
+        image_ND, text_ND: their float32 unit vectors; row i belongs to `image_index[i]`, `text_index[i]`.
+        image_sha256: `pixel_sha256` of each image.
+        text_sha256: `fingerprint` of each text, to tell vectors of another corpus.
+    """
+
+    image_index: tuple[int, ...]
+    image_ND: NDArray[np.float32]
+    image_sha256: tuple[str, ...]
+    text_index: tuple[int, ...]
+    text_ND: NDArray[np.float32]
+    text_sha256: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        items: Sequence[EmbedItem],
+        embed_images: Callable[[Sequence[Image]], NDArray[np.float32]],
+        embed_texts: Callable[[Sequence[str]], NDArray[np.float32]],
+    ) -> Embedded:
+        """Embeds `items` with a retriever's two methods. A blank text counts as no text."""
+        pictured = [(item.index, item.image) for item in items if item.image is not None]
+        written = [(item.index, item.text) for item in items if item.text.strip()]
+        images, texts = [image for _, image in pictured], [text for _, text in written]
+        return cls(
+            tuple(index for index, _ in pictured),
+            embed_images(images),
+            tuple(pixel_sha256(image) for image in images),
+            tuple(index for index, _ in written),
+            embed_texts(texts),
+            tuple(fingerprint(text) for text in texts),
+        )
 
 
 Json = dict[str, Any]

@@ -1,0 +1,144 @@
+"""Where a reader's weights come from: a named model of the Hugging Face hub or of a folder (tiny.py has the random ones)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+import transformers
+
+from medrag_lightning.models.hf_processor import HfProcessor
+from medrag_lightning.models.image_only import ImageOnlyProcessor
+from medrag_lightning.models.tiny import Loaded, refuse_contradictions
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A recipe for a model and its processor; it holds no weights itself."""
+
+    def load(self, texts: Iterable[str]) -> Loaded:
+        """The model and its processor; `texts` is what a backbone without a tokenizer trains one on."""
+        ...
+
+    def describe(self, loaded: Loaded) -> dict[str, Any]:
+        """What `reload` needs, as plain JSON."""
+        ...
+
+    def reload(self, description: dict[str, Any]) -> Loaded:
+        """The model of a description; ValueError where it contradicts the recipe."""
+        ...
+
+
+class Pretrained:
+    """Any `AutoModelForImageTextToText` of a known family (families.py), by hub name or folder.
+
+    Args:
+        name: hub name, or a folder written by `save_pretrained`. With HF_HUB_OFFLINE=1 only the local cache is looked at.
+        dtype: of the frozen weights and of the computation; `auto` takes the checkpoint's own. What is trained is float32.
+        quantization: `nf4` loads the base in 4 bits (QLoRA); it needs an adapter, a CUDA device and the extra `gpu`.
+        max_image_side_px: larger images are scaled down (JOMED: 256).
+        attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ...; None is the library's choice.
+        revision: branch, tag or commit of the hub repository.
+        trust_remote_code: run Python code from the hub repository. Off unless you set it, and never needed by the presets.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        quantization: Literal["nf4"] | None = None,
+        max_image_side_px: int = 256,
+        attn_implementation: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+            raise ValueError(
+                f"quantization {quantization!r} needs bitsandbytes, which is not installed; "
+                "install the extra: pip install 'medrag-lightning[gpu]'"
+            )
+        self.name = name
+        self.dtype = dtype
+        self.quantization = quantization
+        self.max_image_side_px = max_image_side_px
+        self.attn_implementation = attn_implementation
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+
+    def load(self, texts: Iterable[str]) -> Loaded:
+        """The pretrained model; `texts` is not read, since the model has its tokenizer."""
+        source = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        settings: dict[str, Any] = {"dtype": self.dtype, **source}
+        if self.attn_implementation is not None:
+            settings["attn_implementation"] = self.attn_implementation
+        if self.quantization is not None:
+            settings["quantization_config"] = _nf4(self.dtype)
+        try:
+            processor = _load_processor(self.name, source)
+            model = transformers.AutoModelForImageTextToText.from_pretrained(self.name, **settings)
+        except OSError as error:
+            raise ValueError(
+                f"reader {self.name!r} cannot be loaded: {str(error).splitlines()[0]}. Give a folder or a name in the local "
+                "cache, or unset HF_HUB_OFFLINE to download it"
+            ) from error
+        return Loaded(model, HfProcessor(processor, self.max_image_side_px))
+
+    def describe(self, loaded: Loaded) -> dict[str, Any]:
+        """The settings that shape the weights and inputs, and the commit that was loaded."""
+        return {**self._identity(), "commit": getattr(loaded.model.config, "_commit_hash", None)}
+
+    def reload(self, description: dict[str, Any]) -> Loaded:
+        """The model of a description; ValueError where settings or the commit differ."""
+        refuse_contradictions(self._identity(), {k: v for k, v in description.items() if k != "commit"})
+        loaded = self.load(())
+        refuse_contradictions(self.describe(loaded), description)
+        return loaded
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "kind": "pretrained",
+            "name": self.name,
+            "revision": self.revision,
+            "dtype": self.dtype,
+            "quantization": self.quantization,
+            "max_image_side_px": self.max_image_side_px,
+        }
+
+
+def _nf4(dtype: str) -> transformers.BitsAndBytesConfig:
+    compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def _load_processor(name: str, source: dict[str, Any]) -> Any:
+    """The model's processor; where it owns a video processor, and torchvision is missing, one for images only."""
+    config = transformers.AutoConfig.from_pretrained(name, **source)
+    needs_video = config.model_type in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+    if not needs_video or importlib.util.find_spec("torchvision") is not None:
+        return transformers.AutoProcessor.from_pretrained(name, **source)
+    images = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **source)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
+    template = tokenizer.chat_template or _template_file(name, source)
+    if config.model_type == "smolvlm":
+        grid = config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
+        return transformers.Idefics3Processor(images, tokenizer, image_seq_len=grid**2, chat_template=template)
+    return ImageOnlyProcessor(images, tokenizer, template)
+
+
+def _template_file(name: str, source: dict[str, Any]) -> str:
+    """The chat template where it lies beside the tokenizer, as a Jinja file or in JSON."""
+    import json
+
+    from transformers.utils import cached_file
+
+    for file in ("chat_template.jinja", "chat_template.json"):
+        path = cached_file(name, file, revision=source["revision"], _raise_exceptions_for_missing_entries=False)
+        if path is not None:
+            text = Path(path).read_text(encoding="utf-8")
+            return text if file.endswith(".jinja") else str(json.loads(text)["chat_template"])
+    raise ValueError(f"reader {name!r} has no chat template; give an instruction-tuned model")

@@ -1,0 +1,64 @@
+"""What differs between model families: where their towers are, and how their image inputs are laid out.
+
+One row a family, keyed by `model_type` of the Hugging Face configuration. Pixtral is `llava` there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The traits of one model family.
+
+    Attributes:
+        language, vision, projectors: names of the modules that hold the language tower, the vision tower, and what joins
+            them, as they occur in dotted parameter names.
+        image_layout: what the first axis of the image inputs counts: `image` (all images of the batch in a row), `patch`
+            (all patches of all images, with ``image_grid_thw``), or `prompt` (a padded list of images a prompt).
+        multimodal_rope: positions have three axes and come from ``get_rope_index``.
+        token_types: name of the model argument that marks image tokens with 1, or None.
+        shared_prefill: tested to give the same scores when several answers continue one cached prompt.
+    """
+
+    language: str
+    vision: str
+    projectors: tuple[str, ...]
+    image_layout: Literal["image", "patch", "prompt"] = "image"
+    multimodal_rope: bool = False
+    token_types: str | None = None
+    shared_prefill: bool = False
+
+
+_QWEN = Family("language_model", "visual", ("merger",), "patch", multimodal_rope=True, shared_prefill=True)
+
+FAMILIES: dict[str, Family] = {
+    "llava": Family("language_model", "vision_tower", ("multi_modal_projector",), shared_prefill=True),
+    "idefics3": Family("text_model", "vision_model", ("connector",), "prompt", shared_prefill=True),
+    "smolvlm": Family("text_model", "vision_model", ("connector",), "prompt", shared_prefill=True),
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
+    "qwen3_vl": Family(
+        "language_model",
+        "visual",
+        ("merger", "deepstack_merger_list"),
+        "patch",
+        multimodal_rope=True,
+        shared_prefill=True,
+    ),
+    "mistral3": Family("language_model", "vision_tower", ("multi_modal_projector",)),
+    # Gemma 3 lets the tokens of an image see each other, and keeps sliding-window caches: not tested with a shared prefill.
+    "gemma3": Family("language_model", "vision_tower", ("multi_modal_projector",), token_types="token_type_ids"),
+}
+
+
+def family_of(model_type: str) -> Family:
+    """The traits of `model_type`; ValueError lists the known ones."""
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"model_type {model_type!r} is not a known reader family; known: {', '.join(sorted(FAMILIES))}. "
+            "Add a row to medrag_lightning/models/families.py, and its tests"
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,160 @@
+"""Prompts to model inputs through a Hugging Face processor and its own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image, Resampling
+
+from medrag_lightning.batches import EncodedPrompts, Prompt
+
+_WORD_JOINT = "\u200b"  # zero-width space: keeps a text readable while it stops being a special token
+_PROBE = "Qq7zkv"  # an answer that no template contains
+_MIN_SIDE_PX = 28
+_MAX_ASPECT = 180.0
+
+
+class HfProcessor:
+    """Renders, tokenises and batches prompts for one reader.
+
+    A text can never become a special token: every special token of the tokenizer that occurs in a prompt's own text (say,
+    ``<image>`` in a report) is broken with a zero-width space after its first character, and the result is checked.
+
+    Args:
+        processor: a Hugging Face processor with ``tokenizer``, ``image_token`` and a chat template.
+        max_image_side_px: larger images are scaled down so that no side exceeds this. JOMED: 256, with nearest-neighbour
+            sampling; here bicubic. Sides are at least 28 px and the aspect at most 180 (JOMED), by padding nothing and
+            stretching the short side.
+    """
+
+    def __init__(self, processor: Any, max_image_side_px: int = 256) -> None:
+        if max_image_side_px < _MIN_SIDE_PX:
+            raise ValueError(f"max_image_side_px must be at least {_MIN_SIDE_PX}, got {max_image_side_px}")
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.max_image_side_px = max_image_side_px
+        self.tokenizer.padding_side = "left"
+        special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        self._special = sorted({*special.values(), processor.image_token}, key=lambda token: (-len(token), token))
+        self._special_ids = frozenset(special) | {self.image_token_id}
+        self._lead, self.end_id = self._answer_frame()
+        self._tokens_of_size: dict[tuple[int, int], int] = {}
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        return int(self.tokenizer.pad_token_id)
+
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> EncodedPrompts:
+        """P prompts with the chat template and its generation prompt, left-padded; see `interfaces.Processor`."""
+        texts = [self.render(prompt) for prompt in prompts]
+        images = [[self.fit(image) for image in prompt.images] for prompt in prompts]
+        inputs = self._call(texts, images)
+        ids_PT, mask_PT = inputs.pop("input_ids"), inputs.pop("attention_mask")
+        # Which tokens are images follows from the ids (scoring.py), so the families' copies of that are not carried.
+        vision = {k: v for k, v in inputs.items() if k not in ("mm_token_type_ids", "token_type_ids")}
+        return EncodedPrompts(ids_PT, mask_PT, vision, tuple(len(row) for row in images))
+
+    def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
+        """Ids of each answer as the assistant's turn goes on after the generation prompt, end-of-turn token included."""
+        texts = [self._lead + self.escape(answer) for answer in answers]
+        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [[*row, self.end_id] for row in rows]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids up to the first end-of-turn or padding token, stripped."""
+        stop = {self.end_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
+        end = next((i for i, token in enumerate(ids) if token in stop), len(ids))
+        text: str = self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
+        return text.replace(_WORD_JOINT, "").strip()
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Length of the prompt in tokens: the text's exact length, images by the count measured once for each size."""
+        text = "".join(segment.text for segment in prompt.segments) + prompt.system
+        count = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return count + sum(self._image_tokens(self._fitted_size(image.size)) for image in prompt.images)
+
+    def render(self, prompt: Prompt) -> str:
+        """The prompt as one string: chat template, image placeholders, escaped text."""
+        content: list[dict[str, str]] = []
+        for segment in prompt.segments:
+            if segment.image is not None:
+                content.append({"type": "image"})
+            elif content and content[-1]["type"] == "text":  # neighbours are joined, so that no token forms at a seam
+                content[-1]["text"] += segment.text
+            else:
+                content.append({"type": "text", "text": segment.text})
+        messages = [{"role": "user", "content": [{**c, "text": self.escape(c["text"])} if "text" in c else c for c in content]}]
+        if prompt.system:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.escape(prompt.system)}]})
+        return self._template(messages, generation=True)
+
+    def escape(self, text: str) -> str:
+        """`text` with every special token in it broken by a zero-width space; other texts are returned unchanged."""
+        if not any(token in text for token in self._special):
+            return text
+        original = text
+        for token in self._special:
+            text = text.replace(token, token[0] + _WORD_JOINT + token[1:])
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if self._special_ids.intersection(ids):
+            raise ValueError(f"the text {original[:80]!r} holds a special token of the reader that cannot be escaped; remove it")
+        return text
+
+    def fit(self, image: Image) -> Image:
+        """`image` scaled down to the largest allowed side; the same object where it already fits."""
+        size = self._fitted_size(image.size)
+        return image if size == image.size else image.resize(size, Resampling.BICUBIC)
+
+    def _fitted_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        scale = min(1.0, self.max_image_side_px / max(size))
+        width, height = (max(1, round(side * scale)) for side in size)
+        least = max(_MIN_SIDE_PX, -int(-max(width, height) // _MAX_ASPECT))
+        return max(width, least), max(height, least)
+
+    def _image_tokens(self, size: tuple[int, int]) -> int:
+        if size not in self._tokens_of_size:
+            from PIL import Image as PilImage
+
+            message = [{"role": "user", "content": [{"type": "image"}]}]
+            text = self._template(message, generation=False)
+            inputs = self._call([text], [[PilImage.new("RGB", size)]])
+            self._tokens_of_size[size] = int((inputs["input_ids"] == self.image_token_id).sum())
+        return self._tokens_of_size[size]
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the token that image features replace."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token))
+
+    def _template(self, messages: list[dict[str, Any]], generation: bool) -> str:
+        text: str = self.processor.apply_chat_template(messages, add_generation_prompt=generation, tokenize=False)
+        return text
+
+    def _call(self, texts: list[str], images: list[list[Image]]) -> dict[str, Any]:
+        bos = self.tokenizer.bos_token
+        settings: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        if bos and all(text.startswith(bos) for text in texts):  # the template has written it already
+            settings["add_special_tokens"] = False
+        if any(images):
+            settings["images"] = images
+        with torch.no_grad():
+            return dict(self.processor(text=texts, **settings))
+
+    def _answer_frame(self) -> tuple[str, int]:
+        """What the template puts between the generation prompt and an answer, and the token that ends the turn."""
+        user = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+        reply = {"role": "assistant", "content": [{"type": "text", "text": _PROBE}]}
+        prompt = self._template([user], generation=True)
+        full = self._template([user, reply], generation=False)
+        place = full.find(_PROBE)
+        if place < 0:
+            raise ValueError("the reader's chat template does not write an assistant's text; give a model with a chat template")
+        lead = full[len(prompt) : place] if full.startswith(prompt) else ""
+        after = self.tokenizer(full[place + len(_PROBE) :], add_special_tokens=False)["input_ids"]
+        end = next((i for i in after if i in self._special_ids), self.tokenizer.eos_token_id)
+        if end is None:
+            raise ValueError("neither the reader's chat template nor its tokenizer has a token that ends a turn")
+        return lead, int(end)

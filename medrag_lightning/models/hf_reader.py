@@ -1,0 +1,225 @@
+"""The reader: a Hugging Face vision-language model that scores and generates answers, and trains in full or by adapter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from medrag_lightning.artifacts import fingerprint
+from medrag_lightning.batches import AnswerRows, EncodedPrompts
+from medrag_lightning.models import scoring
+from medrag_lightning.models.backbones import Backbone
+from medrag_lightning.models.families import Family, family_of
+from medrag_lightning.models.hf_processor import HfProcessor
+from medrag_lightning.models.lora import LoraSettings, add_adapter, train_adapter_only
+from medrag_lightning.models.tiny import Loaded, refuse_contradictions
+
+logger = logging.getLogger(__name__)
+
+Freeze = Literal["nothing", "vision", "all_but_adapter"]
+_FULL_DIGEST_VALUES = 50_000_000
+_SAMPLED_VALUES = 4096
+
+
+class HfReader(nn.Module):
+    """A reader (interfaces.Reader). It has no weights until `prepare` or `restore`.
+
+    Args:
+        backbone: where the weights come from.
+        adapter: LoRA settings; None trains the weights themselves.
+        freeze: what is not trained. With an adapter it must be `all_but_adapter`, and is so when left out; without one,
+            `nothing` is, `vision` keeps the vision tower, and `all_but_adapter` freezes the whole reader.
+        gradient_checkpointing: recompute activations in backward; saves memory, costs about a third more time.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: LoraSettings | None = None,
+        freeze: Freeze | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if adapter is not None and freeze not in (None, "all_but_adapter"):
+            raise ValueError(f"freeze {freeze!r} contradicts the adapter: only the adapter is trained. Leave one of them out")
+        quantization = getattr(backbone, "quantization", None)
+        if quantization is not None and adapter is None and freeze != "all_but_adapter":
+            raise ValueError(f"a base in {quantization} cannot be trained: add an adapter, or set freeze: all_but_adapter")
+        self.backbone = backbone
+        self.adapter = adapter
+        self.freeze: Freeze = freeze or ("nothing" if adapter is None else "all_but_adapter")
+        self.gradient_checkpointing = gradient_checkpointing
+        self.model: nn.Module | None = None
+        self._loaded: Loaded | None = None
+        self._description: dict[str, Any] = {}
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Builds or loads the weights; a second call does nothing."""
+        if self._loaded is None:
+            self._install(self.backbone.load(texts))
+
+    def describe(self) -> dict[str, Any]:
+        """Backbone, adapter and what is frozen, as plain JSON."""
+        self._ready()
+        return dict(self._description)
+
+    def restore(self, description: dict[str, Any]) -> None:
+        """Builds the reader of a description; ValueError where its backbone or adapter is not the configured one."""
+        refuse_contradictions(self._settings(), {k: v for k, v in description.items() if k != "backbone"})
+        if self._loaded is not None:
+            refuse_contradictions(self._description["backbone"], description["backbone"])
+            return
+        self._install(self.backbone.reload(description["backbone"]))
+
+    @property
+    def processor(self) -> HfProcessor:
+        """The reader's processor; RuntimeError before `prepare`."""
+        return self._ready().processor
+
+    @property
+    def core(self) -> Any:
+        """The Hugging Face model itself, adapter layers inside, without an adapter's wrapper around it."""
+        return self._ready().model
+
+    @property
+    def family(self) -> Family:
+        """The traits of the model's family."""
+        return family_of(self.core.config.model_type)
+
+    def token_logp(self, prompts: EncodedPrompts, rows: AnswerRows) -> Tensor:
+        """Log-probability in nats of every answer token: float32 (R, L), 0 on padding; see scoring.py.
+
+        Differentiable where gradients are on. Where they are off, and prompts have several answers, each prompt runs once
+        (families without a tested shared prefill: once a row).
+        """
+        shared = not torch.is_grad_enabled() and self.family.shared_prefill and len(rows.ids_RL) > len(prompts.ids_PT)
+        with self._computation():
+            logp_RL = scoring.token_logp(self.core, self.family, prompts, rows, "prefill" if shared else "rows")
+        if self.training and torch.is_grad_enabled() and not prompts.vision:
+            logp_RL = logp_RL + self._zero_of_vision()
+        return logp_RL
+
+    @torch.no_grad()
+    def generate(self, prompts: EncodedPrompts, max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuation of each prompt, without the prompt; it may end in end-of-turn and padding tokens."""
+        processor = self.processor
+        with self._computation():
+            inputs = scoring.model_inputs(self.core, self.family, prompts)
+            out_PT = self.core.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=sorted({processor.end_id, processor.tokenizer.eos_token_id}),
+                pad_token_id=processor.pad_id,
+            )
+        new_PT: list[list[int]] = out_PT[:, prompts.ids_PT.shape[1] :].tolist()
+        return new_PT
+
+    def fingerprint(self) -> str:
+        """sha256 over description and weights. Trained weights count in full; of a large frozen base, a fixed sample."""
+        digests = [self.describe()]
+        frozen = sum(p.numel() for p in self.core.parameters() if not p.requires_grad)
+        for name, value in sorted(self.core.state_dict().items()):
+            whole = frozen <= _FULL_DIGEST_VALUES or "lora_" in name or "modules_to_save" in name
+            digests.append([name, _digest(value, whole)])
+        return fingerprint(digests)
+
+    def train(self, mode: bool = True) -> HfReader:
+        """Training mode for what is trained; frozen parts stay in evaluation mode, so that their dropout stays off."""
+        super().train(mode)
+        if self.model is None:
+            return self
+        if self.adapter is not None or self.freeze == "all_but_adapter":
+            train_adapter_only(self.model, mode)
+        elif self.freeze == "vision":
+            for module in self._vision_towers():
+                module.eval()
+        if self.gradient_checkpointing and mode:
+            _mark_checkpointed(self.model)
+        return self
+
+    def _install(self, loaded: Loaded) -> None:
+        model = loaded.model
+        family = family_of(model.config.model_type)
+        self._loaded = loaded
+        self._description = {**self._settings(), "backbone": self.backbone.describe(loaded)}
+        self._compute_dtype = model.dtype
+        _quiet_generation(model)
+        if self.gradient_checkpointing:
+            _enable_checkpointing(model)
+        if self.adapter is not None:
+            self.model = add_adapter(model, family, self.adapter)
+        else:
+            self.model = model
+            model.requires_grad_(self.freeze != "all_but_adapter")
+            if self.freeze == "vision":
+                for module in self._vision_towers():
+                    module.requires_grad_(False)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        if not family.shared_prefill:
+            logger.warning("family %s: answers are scored one row at a time, a shared prefill is untested", model.config.model_type)
+        self.train(self.training)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"adapter": None if self.adapter is None else self.adapter.describe(), "freeze": self.freeze}
+
+    def _ready(self) -> Loaded:
+        if self._loaded is None:
+            raise RuntimeError("the reader has no weights yet: call prepare(texts) or restore(description) first")
+        return self._loaded
+
+    def _computation(self) -> AbstractContextManager[Any]:
+        """Autocast where the base computes in half precision while its trained weights are float32."""
+        if self._compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.core.device.type, dtype=self._compute_dtype)
+
+    def _vision_towers(self) -> list[nn.Module]:
+        return [m for name, m in self.core.named_modules() if name.rsplit(".", 1)[-1] == self.family.vision]
+
+    def _zero_of_vision(self) -> Tensor:
+        """Zero that depends on every trained weight of the image path, so that a batch without images still gives them a
+        gradient (of zero), as distributed training wants."""
+        parts = (self.family.vision, *self.family.projectors)
+        chosen = [p.sum() for n, p in self.core.named_parameters() if p.requires_grad and set(n.split(".")) & set(parts)]
+        return 0.0 * torch.stack(chosen).sum() if chosen else torch.zeros((), device=self.core.device)
+
+
+def _enable_checkpointing(model: Any) -> None:
+    """Non-reentrant, which needs no gradient at the embeddings: the hook that asks for one is taken away again."""
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+    model.disable_input_require_grads()
+
+
+def _mark_checkpointed(model: nn.Module) -> None:
+    """Checkpointing happens only in layers that are in training mode: marks those layers, not what is inside them."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
+def _quiet_generation(model: Any) -> None:
+    """Greedy decoding: the sampling settings of the checkpoint would only be warned about."""
+    for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+        if hasattr(model.generation_config, name):
+            setattr(model.generation_config, name, None)
+    model.generation_config.do_sample = False
+
+
+def _digest(value: Tensor, whole: bool) -> str:
+    flat = value.detach().flatten()
+    if not whole and flat.numel() > _SAMPLED_VALUES:
+        flat = flat[:: -(-flat.numel() // _SAMPLED_VALUES)]
+    data = flat.contiguous().view(torch.uint8).cpu().numpy() if flat.numel() else b""
+    return fingerprint(list(value.shape), str(value.dtype), data)

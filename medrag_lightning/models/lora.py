@@ -1,0 +1,101 @@
+"""LoRA adapters on the towers of a reader, by peft."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from medrag_lightning.models.families import Family
+
+ADAPTER_NAME = "reader"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Which low-rank updates are trained (JOMED: rank 8, alpha 16, no dropout).
+
+    Args:
+        rank: rank of the updates.
+        alpha: updates are scaled by alpha / rank.
+        dropout: on the input of the updates, in training.
+        language: adapt the language tower.
+        vision: adapt the vision tower (JOMED does; off here, since it costs memory and shifts what retrieval sees).
+        targets: `all_linear`, or the last names of the layers to adapt (``[q_proj, v_proj]``).
+        projector: train the projector between the towers in full, and keep it beside the adapter.
+    """
+
+    rank: int = 8
+    alpha: float = 16
+    dropout: float = 0.0
+    language: bool = True
+    vision: bool = False
+    targets: Literal["all_linear"] | list[str] = "all_linear"
+    projector: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"LoRA needs rank >= 1, alpha > 0 and 0 <= dropout < 1, got {self.rank}, {self.alpha}, {self.dropout}")
+        if not (self.language or self.vision):
+            raise ValueError("LoRA adapts no tower: set language or vision to true, or leave the adapter out")
+        if self.targets != "all_linear" and not self.targets:
+            raise ValueError("LoRA targets are empty: name layers, or write all_linear")
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain JSON."""
+        return asdict(self)
+
+
+def target_pattern(model: nn.Module, family: Family, settings: LoraSettings) -> str:
+    """The regular expression that peft matches against whole module names: the chosen layers of the chosen towers.
+
+    The projector is left out even where it lies inside the vision tower (Qwen). ValueError names targets that do not exist.
+    """
+    towers = [name for name, on in ((family.language, settings.language), (family.vision, settings.vision)) if on]
+    skipped = "|".join((*family.projectors, "patch_embed"))  # a convolution that shares its name with a linear layer
+    scope = rf"(?!(?:.*\.)?(?:{skipped})(?:\.|$))(?:.*\.)?(?:{'|'.join(towers)})\.(?:.*\.)?"
+    inside = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and re.fullmatch(scope + r"[^.]+", name)
+    }
+    chosen = inside if settings.targets == "all_linear" else set(settings.targets)
+    if unknown := sorted(chosen - inside):
+        raise ValueError(f"LoRA targets {unknown} are not linear layers of {' or '.join(towers)}; there are: {sorted(inside)}")
+    return scope + f"(?:{'|'.join(sorted(chosen))})"
+
+
+def add_adapter(model: nn.Module, family: Family, settings: LoraSettings) -> nn.Module:
+    """The model with a fresh trainable adapter named `reader`; everything else is frozen."""
+    import peft
+
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=target_pattern(model, family, settings),
+        modules_to_save=_projectors(model, family) if settings.projector else None,
+    )
+    adapted: nn.Module = peft.get_peft_model(model, config, adapter_name=ADAPTER_NAME)
+    return adapted
+
+
+def _projectors(model: nn.Module, family: Family) -> list[str]:
+    found = [(name, module) for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in family.projectors]
+    lists = [f"{name}.{i}" for name, module in found if isinstance(module, nn.ModuleList) for i in range(len(module))]
+    return [name for name, module in found if not isinstance(module, nn.ModuleList)] + lists
+
+
+def train_adapter_only(model: nn.Module, mode: bool) -> None:
+    """Puts the adapter's own modules in training mode and the frozen base in evaluation mode."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and hasattr(module, "lora_dropout"):
+            module.lora_dropout.train(mode)
+        elif isinstance(module, ModulesToSaveWrapper):
+            module.modules_to_save.train(mode)
