@@ -99,12 +99,21 @@ class Retriever(Protocol):
         """Width D of the vectors."""
         ...
 
+    @property
+    def shared_space(self) -> bool:
+        """Whether an image vector may be compared with a text vector."""
+        ...
+
     def embed_images(self, images: Sequence[Image]) -> NDArray[np.float32]:
-        """(B, D) unit vectors."""
+        """(B, D) unit vectors; (0, D) for no image."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(B, D) unit vectors."""
+        """(B, D) unit vectors; (0, D) for no text."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """The parts of the fingerprint by name (weights, transform, ...), to say what differs."""
         ...
 
     def fingerprint(self) -> str:
@@ -140,6 +149,11 @@ Collator = Callable[[Sequence[Any]], Any]
 @runtime_checkable
 class CollatingStage(Protocol):
     """What the data module asks of the stage that it serves."""
+
+    @property
+    def one_candidate_per_prompt(self) -> bool:
+        """Whether a training prompt shows one candidate (JOMED) or all of them."""
+        ...
 
     def collator(self, training: bool) -> Collator:
         """The collator for training batches, or for evaluation batches."""

@@ -56,10 +56,10 @@ class PromptTemplate:
         query = self._query(example)
         head = [Segment(Role.INSTRUCTION, self.instruction + "\n")] if self.instruction else []
         if self.order is PromptOrder.EVIDENCE_FIRST:
-            return Prompt(tuple([*head, *evidence, *query]), self.system)
+            return Prompt((*head, *evidence, *query), self.system)
         cue = [Segment(Role.QUESTION, "\n" + self.answer_cue)] if evidence and self.answer_cue else []
         lead = [Segment(Role.INSTRUCTION, "\n")] if evidence else []
-        return Prompt(tuple([*head, *query, *lead, *evidence, *cue]), self.system)
+        return Prompt((*head, *query, *lead, *evidence, *cue), self.system)
 
     def fingerprint(self) -> str:
         """sha256 of every setting: scores of one template are never mixed with those of another."""

@@ -1,0 +1,82 @@
+"""A split of queries as a torch data set: records and open images, never tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.utils.data import Dataset
+
+from medrag_lightning.artifacts import counter_rng
+from medrag_lightning.batches import EmbedItem, Example
+from medrag_lightning.data.augment import Augmentation
+from medrag_lightning.data.evidence import EvidencePicker
+from medrag_lightning.data.sampler import SampleKey
+from medrag_lightning.interfaces import OpenImage
+from medrag_lightning.records import Candidate, Document, Query, Regime
+
+
+class TrainExamples(Dataset[list[Example]]):
+    """Training samples: query n, draw j stands at n * samples_per_query + j."""
+
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        picker: EvidencePicker,
+        open_image: OpenImage,
+        augmentation: Augmentation | None,
+        seed: int,
+    ) -> None:
+        self.queries, self.picker, self.open_image = list(queries), picker, open_image
+        self.augmentation, self.seed = augmentation, seed
+
+    def __len__(self) -> int:
+        return len(self.queries) * self.picker.mixture.samples_per_query
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> list[Example]:
+        return [self._one(key) for key in keys]
+
+    def _one(self, key: SampleKey) -> Example:
+        place, sample = divmod(key.index, self.picker.mixture.samples_per_query)
+        query = self.queries[place]
+        example = _example(query, Regime.RETRIEVED, self.picker.for_training(query, sample, key.epoch), self.open_image)
+        if self.augmentation is None or example.query_image is None:
+            return example
+        rng = counter_rng(self.seed, "augmentation", key.epoch, query.id, sample)
+        changed = self.augmentation.apply(example.query_image, rng)
+        return Example(query, example.regime, example.candidates, changed, example.candidate_images)
+
+
+class EvalExamples(Dataset[list[Example]]):
+    """The queries of a split under one evidence regime."""
+
+    def __init__(self, queries: Sequence[Query], picker: EvidencePicker, regime: Regime, open_image: OpenImage) -> None:
+        self.queries, self.picker, self.regime, self.open_image = list(queries), picker, regime, open_image
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> list[Example]:
+        chosen = [self.queries[key.index] for key in keys]
+        return [_example(q, self.regime, self.picker.for_regime(q, self.regime), self.open_image) for q in chosen]
+
+
+class CorpusItems(Dataset[list[EmbedItem]]):
+    """The corpus, to be embedded."""
+
+    def __init__(self, documents: Sequence[Document], open_image: OpenImage) -> None:
+        self.documents, self.open_image = list(documents), open_image
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> list[EmbedItem]:
+        return [self._one(key.index) for key in keys]
+
+    def _one(self, index: int) -> EmbedItem:
+        document = self.documents[index]
+        return EmbedItem(index, document.text, None if document.image is None else self.open_image(document.image))
+
+
+def _example(query: Query, regime: Regime, candidates: tuple[Candidate, ...], open_image: OpenImage) -> Example:
+    images = tuple(None if c.document.image is None else open_image(c.document.image) for c in candidates)
+    return Example(query, regime, candidates, None if query.image is None else open_image(query.image), images)

@@ -1,0 +1,126 @@
+"""What every stage shares: which parameters train, the schedule, and a checkpoint that holds only what is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch.optim.lr_scheduler import LambdaLR
+
+from medrag_lightning import __version__
+from medrag_lightning.artifacts import counter_rng
+
+CHECKPOINT_KEY = "medrag"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Learning rate over the run: linear warm-up, then `shape` down to `floor` times the peak.
+
+    Args:
+        shape: cosine, linear or constant.
+        warmup_share: share of all optimizer steps spent warming up.
+        floor: last learning rate as a share of the peak.
+    """
+
+    shape: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_share: float = 0.1
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_share", "floor"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"schedule {name} must be in [0, 1), got {getattr(self, name)}")
+
+    def factor(self, step: int, total: int) -> float:
+        """Learning rate at `step` of `total`, relative to the peak."""
+        warmup = int(self.warmup_share * total)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = min(1.0, (step - warmup) / max(1, total - warmup))
+        fall = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[self.shape]
+        return self.floor + (1 - self.floor) * fall
+
+
+class Stage(L.LightningModule):
+    """Base of the stages. A subclass sets `stage_name` and says in `describe` what its checkpoint depends on."""
+
+    stage_name: ClassVar[str]
+
+    def __init__(self, optimizer: OptimizerCallable, schedule: Schedule, seed: int) -> None:
+        super().__init__()
+        self.strict_loading = False  # frozen weights come from their own files; `on_load_checkpoint` checks the rest
+        self.make_optimizer, self.schedule, self.seed = optimizer, schedule, seed
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON that rebuilds what this stage trains; stored in the checkpoint."""
+        raise NotImplementedError
+
+    def accept(self, description: dict[str, Any]) -> None:
+        """Rebuilds from a checkpoint's description, or raises ValueError where it contradicts this stage's settings."""
+        raise NotImplementedError
+
+    def trainable_names(self) -> set[str]:
+        """Names of the parameters that train."""
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over the trainable parameters alone, and the schedule by step."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not trainable:
+            raise ValueError(f"stage {self.stage_name}: nothing is trainable; check the reader's adapter and freeze settings")
+        optimizer = self.make_optimizer(trainable)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seeds dropout by (epoch, batch, process): a resumed run draws what an uninterrupted one would have drawn."""
+        rng = counter_rng(self.seed, "step", self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(rng.integers(2**62)))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what trains, and names the stage."""
+        keep = self.trainable_names()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
+        checkpoint[CHECKPOINT_KEY] = {"stage": self.stage_name, "version": __version__, "description": self.describe()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses another stage's checkpoint and one that lacks a trained weight."""
+        self.accept(checked_description(checkpoint, self.stage_name, "the checkpoint given as --ckpt_path"))
+        self._check_names(checkpoint["state_dict"])
+
+    def load_weights_from(self, path: str) -> None:
+        """Starts from another run's checkpoint: weights only; step, optimizer and data position begin anew."""
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        self.accept(checked_description(checkpoint, self.stage_name, path))
+        self._check_names(checkpoint["state_dict"])
+        self.load_state_dict(checkpoint["state_dict"], strict=False)
+
+    def _check_names(self, state: dict[str, Any]) -> None:
+        missing, unknown = self.trainable_names() - set(state), set(state) - set(self.state_dict())
+        if missing or unknown:
+            raise ValueError(
+                f"the checkpoint does not fit stage {self.stage_name}: it lacks {len(missing)} trained weights "
+                f"{sorted(missing)[:3]} and holds {len(unknown)} unknown ones {sorted(unknown)[:3]}. "
+                "Was it trained with another adapter, freeze or model size?"
+            )
+
+
+def checked_description(checkpoint: dict[str, Any], stage: str, where: str | Path) -> dict[str, Any]:
+    """The description inside a checkpoint of `stage`; ValueError if it is of another stage or not ours."""
+    head = checkpoint.get(CHECKPOINT_KEY)
+    if head is None:
+        raise ValueError(f"{where} was not written by a medrag_lightning stage")
+    if head["stage"] != stage:
+        raise ValueError(
+            f"{where} is of stage {head['stage']!r}, this run is stage {stage!r}. --ckpt_path resumes the same stage; "
+            "to start a stage from an earlier one give --model.init_args.init_from."
+        )
+    description: dict[str, Any] = head["description"]
+    return description

@@ -1,0 +1,190 @@
+"""Stage `reader_raft`: the reader learns to answer from retrieved evidence (JOMED stage 1; RAFT's mixture of evidence).
+
+One candidate a prompt and K samples a query (JOMED, Section 3), or all candidates in one prompt (RAFT, arXiv 2403.10131).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from medrag_lightning.batches import Example, ReaderBatch
+from medrag_lightning.interfaces import Reader
+from medrag_lightning.losses import answer_nll
+from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.records import Prediction
+from medrag_lightning.stages.base import Schedule, Stage
+from medrag_lightning.stages.raft_collator import RaftCollator
+from medrag_lightning.stages.reading import BatchReader, ClosedReading, Reading, summary
+
+
+class EvidenceLayout(StrEnum):
+    """`one_per_prompt`: K prompts a query, mixed afterwards (JOMED). `all_in_one_prompt`: one prompt with K candidates."""
+
+    ONE_PER_PROMPT = "one_per_prompt"
+    ALL_IN_ONE_PROMPT = "all_in_one_prompt"
+
+
+class ReaderRaft(Stage):
+    """Supervised fine-tuning of a reader with evidence in its prompt; the loss covers answer tokens alone.
+
+    Args:
+        reader: the vision-language model.
+        template: how a prompt is built; its order is kept in the checkpoint, and another order is refused.
+        optimizer: made over the trainable parameters only.
+        schedule: the learning rate over the run.
+        evidence: one candidate a prompt, or all in one.
+        mixture_temperature: divides retrieval scores before the softmax that weighs candidates (one a prompt).
+        max_new_tokens: longest free-text answer.
+        closed_answers: score every choice exactly, or generate and parse strictly (with an `invalid` bucket).
+        seed: of dropout.
+        init_from: checkpoint of an earlier run of this stage to start from; weights only.
+        allow_order_change: lets a checkpoint trained with one prompt order be used with the other.
+    """
+
+    stage_name: ClassVar[str] = "reader_raft"
+
+    def __init__(
+        self,
+        reader: Reader,
+        optimizer: OptimizerCallable,
+        template: PromptTemplate = PromptTemplate(),  # noqa: B008  (frozen)
+        schedule: Schedule = Schedule(),  # noqa: B008  (frozen)
+        evidence: EvidenceLayout = EvidenceLayout.ONE_PER_PROMPT,
+        mixture_temperature: float = 0.1,
+        max_new_tokens: int = 16,
+        closed_answers: ClosedReading = ClosedReading.SCORED,
+        seed: int = 0,
+        init_from: str | None = None,
+        allow_order_change: bool = False,
+    ) -> None:
+        super().__init__(optimizer, schedule, seed)
+        if mixture_temperature <= 0:
+            raise ValueError(f"mixture_temperature must be positive, got {mixture_temperature}")
+        self.reader, self.template, self.evidence = reader, template, evidence
+        self.batch_reader = BatchReader(reader, max_new_tokens, mixture_temperature, closed_answers)
+        self.init_from, self.allow_order_change = init_from, allow_order_change
+        self.predictions: list[Prediction] = []
+        self._readings: list[Reading] = []
+        self._prepared = False
+
+    @property
+    def one_candidate_per_prompt(self) -> bool:
+        """Whether a training prompt shows one candidate; the data module asks."""
+        return self.evidence is EvidenceLayout.ONE_PER_PROMPT
+
+    def collator(self, training: bool) -> Callable[[Sequence[Example]], ReaderBatch]:
+        """Examples to encoded parts, with the gold answer (training) or every answer to be scored (evaluation)."""
+        return RaftCollator(self.reader.processor, self.template, self.one_candidate_per_prompt, training)
+
+    def configure_model(self) -> None:
+        """Builds or loads the reader, once, and starts from `init_from`."""
+        if self._prepared:
+            return
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.reader.prepare(datamodule.training_texts())
+        self._prepared = True
+        if self.init_from:
+            self.load_weights_from(self.init_from)
+
+    def training_step(self, batch: ReaderBatch, batch_idx: int) -> Tensor:
+        """Mean answer NLL over the answer tokens of the global batch, in nats."""
+        parts = [part for part in batch.parts if part.rows is not None]
+        masks = [part.rows.mask_RL for part in parts if part.rows is not None]
+        count = self._tokens_per_process(sum(int(mask.sum()) for mask in masks))
+        losses = [
+            answer_nll(self.reader.token_logp(part.prompts, part.rows), part.rows.mask_RL, count)
+            for part in parts
+            if part.rows is not None
+        ]
+        loss = torch.stack(losses).sum()
+        self.log("train/loss", self._over_processes(loss.detach()), prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: ReaderBatch, batch_idx: int) -> None:
+        """Scores closed answers, generates open ones."""
+        self._readings += self._read(batch)
+
+    def test_step(self, batch: ReaderBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """As validation, for the evidence regime of this loader."""
+        self._readings += self._read(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the readings of the pass before."""
+        self._readings = []
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets the readings of the pass before."""
+        self._readings = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Gathers the predictions of all processes and logs their metrics."""
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Gathers the predictions of all processes and logs their metrics, one set a regime."""
+        self._finish("test")
+
+    def describe(self) -> dict[str, Any]:
+        """The reader, the prompt order and the layout."""
+        return {
+            "reader": self.reader.describe(),
+            "prompt_order": str(self.template.order),
+            "template": self.template.fingerprint(),
+            "evidence": str(self.evidence),
+        }
+
+    def accept(self, description: dict[str, Any]) -> None:
+        """Restores the reader; refuses another prompt order or layout."""
+        trained, mine = description["prompt_order"], str(self.template.order)
+        if trained != mine and not self.allow_order_change:
+            raise ValueError(
+                f"the reader was trained with prompt order {trained!r}, this run uses {mine!r}. Set "
+                f"--model.init_args.template.order {trained}, or --model.init_args.allow_order_change true."
+            )
+        if description["evidence"] != str(self.evidence):
+            raise ValueError(
+                f"the reader was trained with evidence {description['evidence']!r}, this run uses {str(self.evidence)!r}. "
+                f"Set --model.init_args.evidence {description['evidence']}."
+            )
+        self.reader.restore(description["reader"])
+        self._prepared = True
+
+    def _read(self, batch: ReaderBatch) -> list[Reading]:
+        return self.batch_reader.read(batch)
+
+    def _finish(self, phase: str) -> None:
+        gathered: list[list[Reading]] = [self._readings]
+        if self.trainer.world_size > 1:
+            gathered = [[] for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(gathered, self._readings)
+        readings = sorted((r for part in gathered for r in part), key=lambda r: (r.prediction.regime, r.prediction.query_id))
+        self._readings = []
+        self.predictions = [reading.prediction for reading in readings]
+        for name, value in summary(readings).items():
+            metric = f"{phase}/{name}" if phase == "test" else f"{phase}/{name.removeprefix('retrieved/')}"
+            self.log(metric, value, prog_bar=phase == "val" and name.endswith(("loss", "accuracy")), rank_zero_only=False)
+
+    def _tokens_per_process(self, mine: int) -> float:
+        """Answer tokens in the global batch divided by the number of processes.
+
+        DDP averages gradients over processes; dividing each process's sum by this gives the mean over all tokens, as one
+        process with the whole batch would.
+        """
+        if self.trainer.world_size == 1:
+            return float(mine)
+        total = torch.tensor(float(mine), device=self.device)
+        torch.distributed.all_reduce(total)
+        return float(total) / self.trainer.world_size
+
+    def _over_processes(self, value: Tensor) -> Tensor:
+        if self.trainer.world_size > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)
+            value = value / self.trainer.world_size
+        return value
