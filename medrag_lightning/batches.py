@@ -234,3 +234,36 @@ class Embedded:
 
 
 Json = dict[str, Any]
+
+
+def split_by_length(lengths: Sequence[int], max_waste: float = 0.15, max_parts: int = 4) -> list[list[int]]:
+    """Groups the positions of `lengths` so that little padding is computed, in as few groups as that takes.
+
+    Each group is padded to its longest member. The number of groups grows from 1 until padding is at most `max_waste` of
+    all tokens computed, or until `max_parts`; for each number, the cut with the least padding is taken (dynamic program over
+    the sorted lengths). Positions inside a group are in rising order; groups are ordered by length.
+
+    Raises:
+        ValueError: if `max_parts` is not positive or `max_waste` is not in [0, 1).
+    """
+    if max_parts < 1 or not 0 <= max_waste < 1:
+        raise ValueError(f"need max_parts >= 1 and 0 <= max_waste < 1, got {max_parts} and {max_waste}")
+    count = len(lengths)
+    if count == 0:
+        return []
+    order = sorted(range(count), key=lambda i: lengths[i])
+    ranked = np.array([lengths[i] for i in order], dtype=np.float64)
+    group_cost = ranked[None, :] * (np.arange(count)[None, :] - np.arange(count)[:, None] + 1)  # members i..j, padded to j
+    group_cost[np.tril_indices(count, -1)] = np.inf
+    best, cuts = group_cost[0], [np.zeros(count, dtype=int)]
+    for _ in range(1, min(max_parts, count)):
+        if ranked.sum() >= (1 - max_waste) * best[-1]:
+            break
+        total = np.r_[np.inf, best[:-1]][:, None] + group_cost
+        cuts.append(total.argmin(axis=0))
+        best = total.min(axis=0)
+    ends = [count]
+    for cut in reversed(cuts[1:]):
+        ends.append(int(cut[ends[-1] - 1]))
+    bounds = [0, *reversed(ends)]
+    return [sorted(order[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
