@@ -6,6 +6,7 @@ An array stored without compression (``np.savez``) is mapped from disk; a compre
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 MAX_COMPRESSED_BYTES = 4 << 30
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+    *(OSError, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError),
+)
+"""What zipfile and numpy raise on a damaged, encrypted or foreign file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ def read_headers(path: str | Path) -> dict[str, ArrayHeader]:
             }
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+    except DAMAGE as error:
         raise ValueError(f"{path}: not a readable .npz file: {error}") from error
 
 
@@ -52,7 +58,7 @@ def read_array(path: str | Path, name: str) -> NDArray[Any]:
             return values
     except KeyError as error:
         raise ValueError(f"{path}: there is no array {name!r}") from error
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error) as error:
+    except DAMAGE as error:
         raise ValueError(f"{path}: array {name!r} cannot be read: {error}") from error
 
 

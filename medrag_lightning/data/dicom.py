@@ -7,6 +7,7 @@ PS3.3 C.11.2.1.2; the image's own minimum and maximum where it has none), and in
 from __future__ import annotations
 
 import importlib.util
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ ALLOWED = (
     "VOILUTFunction",
 )
 MAGIC_AT_BYTE = 128
+DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, OverflowError, struct.error)
+"""What pydicom raises on a damaged file."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -71,7 +74,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
         from pydicom.pixels import pixel_array
 
         pixels: NDArray[Any] = pixel_array(data)
-    except (AttributeError, ValueError, KeyError, NotImplementedError, RuntimeError, OSError) as error:
+    except (*DAMAGE, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path}: the DICOM pixels cannot be decoded: {error}") from error
     if kind in ("MONOCHROME1", "MONOCHROME2") and pixels.ndim == 2:
         grey = _window(path, pixels, data)
@@ -85,9 +88,11 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
 
 def _window(path: Path, pixels: NDArray[Any], data: Any) -> NDArray[np.uint8]:
     """Rescaled and windowed to 0..255."""
-    slope, intercept = (float(data.get(n, d)) for n, d in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)))
-    values = pixels.astype(np.float64) * slope + intercept
-    centre, width = _first(data.get("WindowCenter")), _first(data.get("WindowWidth"))
+    slope, intercept, centre, width = (
+        _number(path, name, data.get(name)) for name in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth")
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = pixels.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0)
     if not np.isfinite(values).all():
         raise ValueError(f"{path}: rescale slope {slope} and intercept {intercept} make values that are not finite")
     if centre is None or width is None:
@@ -113,10 +118,14 @@ def _voi_share(path: Path, values: NDArray[np.float64], centre: float, width: fl
     raise ValueError(f"{path}: unknown DICOM VOI function {function!r}")
 
 
-def _first(value: Any) -> float | None:
+def _number(path: Path, name: str, value: Any) -> float | None:
+    """A number, or the first of several; None when the field is missing or empty."""
     if value is None or value == "":
         return None
-    return float(value if isinstance(value, int | float | str) else value[0])
+    try:
+        return float(value if isinstance(value, int | float | str) else value[0])
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{path}: DICOM field {name} is not a number") from error
 
 
 def _plain(value: Any) -> Any:
@@ -131,12 +140,15 @@ def _read(path: Path, *, stop_before_pixels: bool) -> Any:
     if importlib.util.find_spec("pydicom") is None:
         raise ValueError(f"{path}: reading DICOM needs pydicom; install the extra: pip install 'medrag-lightning[dicom]'")
     import pydicom
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
 
     tags = list(ALLOWED) if stop_before_pixels else [*ALLOWED, "PixelData"]
     try:
-        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, specific_tags=tags)
+        data = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, specific_tags=tags)
+        for name in ALLOWED:
+            data.get(name)  # parsed now, so that a damaged field is reported here
+        return data
     except InvalidDicomError as error:
         raise ValueError(f"{path}: not a DICOM file (its header lacks the DICM mark)") from error
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError) as error:
+    except (*DAMAGE, NotImplementedError, BytesLengthException) as error:  # its text is left out: it may quote bytes of other fields
         raise ValueError(f"{path}: damaged DICOM file: {type(error).__name__}") from error
