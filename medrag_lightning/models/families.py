@@ -21,6 +21,8 @@ class Family:
         multimodal_rope: positions have three axes and come from ``get_rope_index``.
         token_types: name of the model argument that marks image tokens with 1, or None.
         shared_prefill: tested to give the same scores when several answers continue one cached prompt.
+        unread: modules whose output the forward pass never reads. They are not trained: distributed training refuses
+            parameters without a gradient.
     """
 
     language: str
@@ -30,12 +32,16 @@ class Family:
     multimodal_rope: bool = False
     token_types: str | None = None
     shared_prefill: bool = False
+    unread: tuple[str, ...] = ()
 
 
 _QWEN = Family("language_model", "visual", ("merger",), "patch", multimodal_rope=True, shared_prefill=True)
 
 FAMILIES: dict[str, Family] = {
-    "llava": Family("language_model", "vision_tower", ("multi_modal_projector",), shared_prefill=True),
+    # LLaVA reads the hidden states before the vision tower's last norm.
+    "llava": Family(
+        "language_model", "vision_tower", ("multi_modal_projector",), shared_prefill=True, unread=("post_layernorm",)
+    ),
     "idefics3": Family("text_model", "vision_model", ("connector",), "prompt", shared_prefill=True),
     "smolvlm": Family("text_model", "vision_model", ("connector",), "prompt", shared_prefill=True),
     "qwen2_vl": _QWEN,
@@ -48,9 +54,10 @@ FAMILIES: dict[str, Family] = {
         multimodal_rope=True,
         shared_prefill=True,
     ),
-    "mistral3": Family("language_model", "vision_tower", ("multi_modal_projector",)),
-    # Gemma 3 lets the tokens of an image see each other, and keeps sliding-window caches: not tested with a shared prefill.
-    "gemma3": Family("language_model", "vision_tower", ("multi_modal_projector",), token_types="token_type_ids"),
+    "mistral3": Family("language_model", "vision_tower", ("multi_modal_projector",), shared_prefill=True),
+    "gemma3": Family(
+        "language_model", "vision_tower", ("multi_modal_projector",), token_types="token_type_ids", shared_prefill=True
+    ),
 }
 
 

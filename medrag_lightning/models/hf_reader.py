@@ -1,4 +1,4 @@
-"""The reader: a Hugging Face vision-language model that scores and generates answers, and trains in full or by adapter."""
+"""The reader: a vision-language model that scores and generates answers, and trains in full or by adapter."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class HfReader(nn.Module):
     ) -> None:
         super().__init__()
         if adapter is not None and freeze not in (None, "all_but_adapter"):
-            raise ValueError(f"freeze {freeze!r} contradicts the adapter: only the adapter is trained. Leave one of them out")
+            raise ValueError(f"freeze {freeze!r} contradicts the adapter, which alone is trained: leave one of them out")
         quantization = getattr(backbone, "quantization", None)
         if quantization is not None and adapter is None and freeze != "all_but_adapter":
-            raise ValueError(f"a base in {quantization} cannot be trained: add an adapter, or set freeze: all_but_adapter")
+            raise ValueError(f"a {quantization} base cannot be trained: add an adapter, or set freeze: all_but_adapter")
         self.backbone = backbone
         self.adapter = adapter
         self.freeze: Freeze = freeze or ("nothing" if adapter is None else "all_but_adapter")
@@ -71,8 +71,7 @@ class HfReader(nn.Module):
     def restore(self, description: dict[str, Any]) -> None:
         """Builds the reader of a description; ValueError where its backbone or adapter is not the configured one."""
         refuse_contradictions(self._settings(), {k: v for k, v in description.items() if k != "backbone"})
-        if self._loaded is not None:
-            refuse_contradictions(self._description["backbone"], description["backbone"])
+        if self._loaded is not None and self._description["backbone"] == description["backbone"]:
             return
         self._install(self.backbone.reload(description["backbone"]))
 
@@ -94,10 +93,11 @@ class HfReader(nn.Module):
     def token_logp(self, prompts: EncodedPrompts, rows: AnswerRows) -> Tensor:
         """Log-probability in nats of every answer token: float32 (R, L), 0 on padding; see scoring.py.
 
-        Differentiable where gradients are on. Where they are off, and prompts have several answers, each prompt runs once
-        (families without a tested shared prefill: once a row).
+        Differentiable where gradients are on. In evaluation, prompts with several answers run once each, not once a row,
+        in the families where that is tested to be exact (families.py).
         """
-        shared = not torch.is_grad_enabled() and self.family.shared_prefill and len(rows.ids_RL) > len(prompts.ids_PT)
+        evaluating = not (self.training or torch.is_grad_enabled())
+        shared = evaluating and self.family.shared_prefill and len(rows.ids_RL) > len(prompts.ids_PT)
         with self._computation():
             logp_RL = scoring.token_logp(self.core, self.family, prompts, rows, "prefill" if shared else "rows")
         if self.training and torch.is_grad_enabled() and not prompts.vision:
@@ -115,15 +115,15 @@ class HfReader(nn.Module):
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
-                eos_token_id=sorted({processor.end_id, processor.tokenizer.eos_token_id}),
+                eos_token_id=sorted({processor.end_id, processor.tokenizer.eos_token_id} - {None}),
                 pad_token_id=processor.pad_id,
             )
         new_PT: list[list[int]] = out_PT[:, prompts.ids_PT.shape[1] :].tolist()
         return new_PT
 
     def fingerprint(self) -> str:
-        """sha256 over description and weights. Trained weights count in full; of a large frozen base, a fixed sample."""
-        digests = [self.describe()]
+        """sha256 over description and weights: trained ones in full; of a large frozen base, a fixed sample."""
+        digests: list[Any] = [self.describe()]
         frozen = sum(p.numel() for p in self.core.parameters() if not p.requires_grad)
         for name, value in sorted(self.core.state_dict().items()):
             whole = frozen <= _FULL_DIGEST_VALUES or "lora_" in name or "modules_to_save" in name
@@ -135,8 +135,10 @@ class HfReader(nn.Module):
         super().train(mode)
         if self.model is None:
             return self
-        if self.adapter is not None or self.freeze == "all_but_adapter":
+        if self.adapter is not None:
             train_adapter_only(self.model, mode)
+        elif self.freeze == "all_but_adapter":
+            self.model.eval()
         elif self.freeze == "vision":
             for module in self._vision_towers():
                 module.eval()
@@ -161,11 +163,13 @@ class HfReader(nn.Module):
             if self.freeze == "vision":
                 for module in self._vision_towers():
                     module.requires_grad_(False)
-        for parameter in self.model.parameters():
+        for name, parameter in self.model.named_parameters():
+            if set(name.split(".")) & set(family.unread):
+                parameter.requires_grad_(False)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         if not family.shared_prefill:
-            logger.warning("family %s: answers are scored one row at a time, a shared prefill is untested", model.config.model_type)
+            logger.warning("family %s: scored one row at a time, a shared prefill is untested", model.config.model_type)
         self.train(self.training)
 
     def _settings(self) -> dict[str, Any]:
@@ -186,10 +190,13 @@ class HfReader(nn.Module):
         return [m for name, m in self.core.named_modules() if name.rsplit(".", 1)[-1] == self.family.vision]
 
     def _zero_of_vision(self) -> Tensor:
-        """Zero that depends on every trained weight of the image path, so that a batch without images still gives them a
-        gradient (of zero), as distributed training wants."""
-        parts = (self.family.vision, *self.family.projectors)
-        chosen = [p.sum() for n, p in self.core.named_parameters() if p.requires_grad and set(n.split(".")) & set(parts)]
+        """Zero that depends on every trained weight of the image path.
+
+        So a batch without images gives them a gradient of zero, as distributed training wants, and not none.
+        """
+        parts = {self.family.vision, *self.family.projectors}
+        trained = ((name, p) for name, p in self.core.named_parameters() if p.requires_grad)
+        chosen = [p.sum() for name, p in trained if parts.intersection(name.split("."))]
         return 0.0 * torch.stack(chosen).sum() if chosen else torch.zeros((), device=self.core.device)
 
 

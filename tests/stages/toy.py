@@ -1,5 +1,6 @@
 """A corpus of eight coloured squares and questions about them: small enough for a reader of a few thousand weights."""
 
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -95,10 +96,7 @@ def data(folder, **settings) -> MedragData:
     return MedragData([table], [table], ToySource(), **{"regimes": regimes, **chosen, **settings})
 
 
-def stage(dropout: float = 0.0, **settings) -> ReaderRaft:
-    def optimizer(parameters):
-        return torch.optim.AdamW(parameters, lr=3e-3)
-
+def stage(dropout: float = 0.0, optimizer=partial(torch.optim.AdamW, lr=3e-3), **settings) -> ReaderRaft:
     return ReaderRaft(reader(dropout=dropout), optimizer, **{"max_new_tokens": 4, **settings})
 
 
