@@ -150,5 +150,6 @@ def _read(path: Path, *, stop_before_pixels: bool) -> Any:
         return data
     except InvalidDicomError as error:
         raise ValueError(f"{path}: not a DICOM file (its header lacks the DICM mark)") from error
-    except (*DAMAGE, NotImplementedError, BytesLengthException) as error:  # its text is left out: it may quote bytes of other fields
+    except (*DAMAGE, NotImplementedError, BytesLengthException) as error:
+        # its text is left out: it may quote bytes of other fields
         raise ValueError(f"{path}: damaged DICOM file: {type(error).__name__}") from error

@@ -169,7 +169,11 @@ class _Scan:
     def groups(self) -> Iterator[str]:
         self.take("{")
         while True:
-            yield str(self.value()) if self.peek() == '"' else self.take('"')
+            if self.peek() != '"':
+                self.take('"')  # raises, and says where
+            name = str(self.value())
+            self.take(":")
+            yield name
             if self.take(",}") == "}":
                 return
 
