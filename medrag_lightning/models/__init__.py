@@ -1,1 +1,1 @@
-"""Readers and retrievers: Hugging Face models behind the interfaces, tiny ones of the same kind, and the exact scorer."""
+"""Readers and retrievers: Hugging Face models behind the interfaces, tiny ones of the kind, and the exact scorer."""

@@ -1,4 +1,4 @@
-"""Where a reader's weights come from: a named model of the Hugging Face hub or of a folder (tiny.py has the random ones)."""
+"""Where a reader's weights come from: a named model of the hub or of a folder (tiny.py has the random ones)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from medrag_lightning.models.hf_processor import HfProcessor
-from medrag_lightning.models.image_only import ImageOnlyProcessor
+from medrag_lightning.models.image_only import ImageOnlyProcessor, PixtralImageOnlyProcessor
 from medrag_lightning.models.tiny import Loaded, refuse_contradictions
 
 
@@ -36,13 +36,13 @@ class Pretrained:
     """Any `AutoModelForImageTextToText` of a known family (families.py), by hub name or folder.
 
     Args:
-        name: hub name, or a folder written by `save_pretrained`. With HF_HUB_OFFLINE=1 only the local cache is looked at.
-        dtype: of the frozen weights and of the computation; `auto` takes the checkpoint's own. What is trained is float32.
+        name: hub name, or a folder written by `save_pretrained`. With HF_HUB_OFFLINE=1 the local cache must have it.
+        dtype: of the frozen weights and of the computation; `auto` takes the checkpoint's. Trained weights are float32.
         quantization: `nf4` loads the base in 4 bits (QLoRA); it needs an adapter, a CUDA device and the extra `gpu`.
         max_image_side_px: larger images are scaled down (JOMED: 256).
         attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ...; None is the library's choice.
         revision: branch, tag or commit of the hub repository.
-        trust_remote_code: run Python code from the hub repository. Off unless you set it, and never needed by the presets.
+        trust_remote_code: run Python code from the hub repository. Off unless you set it; no preset needs it.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Pretrained:
         if self.quantization is not None:
             settings["quantization_config"] = _nf4(self.dtype)
         try:
-            processor = _load_processor(self.name, source)
+            processor = _load_processor(self.name, source, self.max_image_side_px)
             model = transformers.AutoModelForImageTextToText.from_pretrained(self.name, **settings)
         except OSError as error:
             raise ValueError(
-                f"reader {self.name!r} cannot be loaded: {str(error).splitlines()[0]}. Give a folder or a name in the local "
-                "cache, or unset HF_HUB_OFFLINE to download it"
+                f"reader {self.name!r} cannot be loaded: {str(error).splitlines()[0]}. Give a folder, or a name that is in "
+                "the local cache, or unset HF_HUB_OFFLINE to download it"
             ) from error
         return Loaded(model, HfProcessor(processor, self.max_image_side_px))
 
@@ -115,19 +115,37 @@ def _nf4(dtype: str) -> transformers.BitsAndBytesConfig:
     )
 
 
-def _load_processor(name: str, source: dict[str, Any]) -> Any:
-    """The model's processor; where it owns a video processor, and torchvision is missing, one for images only."""
+def _load_processor(name: str, source: dict[str, Any], max_image_side_px: int) -> Any:
+    """The model's processor, with Pillow for the images on every machine, so that inputs are equal bit for bit.
+
+    Families whose stock processor needs torchvision (which the project does without) get one for images only.
+    """
     config = transformers.AutoConfig.from_pretrained(name, **source)
-    needs_video = config.model_type in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm")
-    if not needs_video or importlib.util.find_spec("torchvision") is not None:
-        return transformers.AutoProcessor.from_pretrained(name, **source)
+    vision = config.vision_config
+    pixtral = vision.model_type == "pixtral"
+    if config.model_type not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "smolvlm") and not pixtral:
+        processor = transformers.AutoProcessor.from_pretrained(name, backend="pil", **source)
+        if config.model_type == "idefics3":
+            _one_tile(processor.image_processor, max_image_side_px)
+        return processor
     images = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **source)
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, **source)
     template = tokenizer.chat_template or _template_file(name, source)
+    if pixtral:
+        patch_px = vision.patch_size * getattr(config, "spatial_merge_size", 1)
+        return PixtralImageOnlyProcessor(images, tokenizer, patch_px, template)
     if config.model_type == "smolvlm":
-        grid = config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
-        return transformers.Idefics3Processor(images, tokenizer, image_seq_len=grid**2, chat_template=template)
+        _one_tile(images, max_image_side_px)
+        side = vision.image_size // vision.patch_size // config.scale_factor
+        return transformers.Idefics3Processor(images, tokenizer, image_seq_len=side**2, chat_template=template)
     return ImageOnlyProcessor(images, tokenizer, template)
+
+
+def _one_tile(image_processor: Any, max_image_side_px: int) -> None:
+    """Keeps Idefics3 and SmolVLM from enlarging an image that fits one tile into a mosaic of up to 17 tiles."""
+    if max_image_side_px <= image_processor.max_image_size["longest_edge"]:
+        image_processor.do_image_splitting = False
+        image_processor.size = dict(image_processor.max_image_size)
 
 
 def _template_file(name: str, source: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ One row a family, keyed by `model_type` of the Hugging Face configuration. Pixtr
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,20 @@ FAMILIES: dict[str, Family] = {
         "language_model", "vision_tower", ("multi_modal_projector",), token_types="token_type_ids", shared_prefill=True
     ),
 }
+
+
+def never_read(config: Any, family: Family, parameter: str) -> bool:
+    """Whether the forward pass ignores what the named parameter makes: `unread` modules, and vision layers that come
+    after the one whose output is taken (``vision_feature_layer: -2`` in LLaVA 1.5)."""
+    parts = parameter.split(".")
+    if family.vision in parts and set(parts) & set(family.unread):
+        return True
+    taken = getattr(config, "vision_feature_layer", None)
+    place = re.search(rf"(?:^|\.){family.vision}\..*\blayers\.(\d+)\.", parameter)
+    if place is None or not isinstance(taken, int) or taken >= 0:
+        return False
+    depth = int(config.vision_config.num_hidden_layers)
+    return int(place[1]) > depth + taken
 
 
 def family_of(model_type: str) -> Family:

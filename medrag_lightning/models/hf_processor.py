@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import torch
-from PIL.Image import Image, Resampling
+from PIL.Image import Image, Resampling, new
 
-from medrag_lightning.batches import EncodedPrompts, Prompt
+from medrag_lightning.batches import EncodedPrompts, Prompt, Role, Segment
+
+logger = logging.getLogger(__name__)
 
 _WORD_JOINT = "\u200b"  # zero-width space: keeps a text readable while it stops being a special token
 _PROBE = "Qq7zkv"  # an answer that no template contains
@@ -24,9 +28,8 @@ class HfProcessor:
 
     Args:
         processor: a Hugging Face processor with ``tokenizer``, ``image_token`` and a chat template.
-        max_image_side_px: larger images are scaled down so that no side exceeds this. JOMED: 256, with nearest-neighbour
-            sampling; here bicubic. Sides are at least 28 px and the aspect at most 180 (JOMED), by padding nothing and
-            stretching the short side.
+        max_image_side_px: larger images are scaled down so that no side exceeds this (JOMED: 256 with nearest-neighbour
+            sampling; here bicubic). A side below 28 px, or below 1/180 of the other, is stretched to that (JOMED).
     """
 
     def __init__(self, processor: Any, max_image_side_px: int = 256) -> None:
@@ -36,10 +39,14 @@ class HfProcessor:
         self.tokenizer = processor.tokenizer
         self.max_image_side_px = max_image_side_px
         self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token_id is None:  # padding is masked, so any token will do
+            self.tokenizer.pad_token = self.tokenizer.eos_token
         special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self._special = sorted({*special.values(), processor.image_token}, key=lambda token: (-len(token), token))
         self._special_ids = frozenset(special) | {self.image_token_id}
         self._lead, self.end_id = self._answer_frame()
+        if date.today().isoformat() in self.render(Prompt((Segment(Role.QUESTION, "x"),))):
+            logger.warning("the reader's chat template writes today's date into every prompt; set a system message instead")
         self._tokens_of_size: dict[tuple[int, int], int] = {}
 
     @property
@@ -58,7 +65,7 @@ class HfProcessor:
         return EncodedPrompts(ids_PT, mask_PT, vision, tuple(len(row) for row in images))
 
     def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
-        """Ids of each answer as the assistant's turn goes on after the generation prompt, end-of-turn token included."""
+        """Ids of each answer as the assistant's turn goes on after the generation prompt, end-of-turn token last."""
         texts = [self._lead + self.escape(answer) for answer in answers]
         rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         return [[*row, self.end_id] for row in rows]
@@ -86,7 +93,10 @@ class HfProcessor:
                 content[-1]["text"] += segment.text
             else:
                 content.append({"type": "text", "text": segment.text})
-        messages = [{"role": "user", "content": [{**c, "text": self.escape(c["text"])} if "text" in c else c for c in content]}]
+        for part in content:
+            if "text" in part:
+                part["text"] = self.escape(part["text"])
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if prompt.system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.escape(prompt.system)}]})
         return self._template(messages, generation=True)
@@ -100,7 +110,7 @@ class HfProcessor:
             text = text.replace(token, token[0] + _WORD_JOINT + token[1:])
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if self._special_ids.intersection(ids):
-            raise ValueError(f"the text {original[:80]!r} holds a special token of the reader that cannot be escaped; remove it")
+            raise ValueError(f"the text {original[:80]!r} holds a special token that cannot be escaped; remove it")
         return text
 
     def fit(self, image: Image) -> Image:
@@ -116,18 +126,17 @@ class HfProcessor:
 
     def _image_tokens(self, size: tuple[int, int]) -> int:
         if size not in self._tokens_of_size:
-            from PIL import Image as PilImage
-
             message = [{"role": "user", "content": [{"type": "image"}]}]
             text = self._template(message, generation=False)
-            inputs = self._call([text], [[PilImage.new("RGB", size)]])
+            inputs = self._call([text], [[new("RGB", size)]])
             self._tokens_of_size[size] = int((inputs["input_ids"] == self.image_token_id).sum())
         return self._tokens_of_size[size]
 
     @property
     def image_token_id(self) -> int:
-        """Id of the token that image features replace."""
-        return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token))
+        """Id of the token that image features replace (in Gemma 3 not the one that a template writes)."""
+        named = getattr(self.tokenizer, "image_token_id", None)
+        return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token) if named is None else named)
 
     def _template(self, messages: list[dict[str, Any]], generation: bool) -> str:
         text: str = self.processor.apply_chat_template(messages, add_generation_prompt=generation, tokenize=False)
@@ -151,7 +160,7 @@ class HfProcessor:
         full = self._template([user, reply], generation=False)
         place = full.find(_PROBE)
         if place < 0:
-            raise ValueError("the reader's chat template does not write an assistant's text; give a model with a chat template")
+            raise ValueError("the reader's chat template does not write an assistant's text; give an instruction-tuned model")
         lead = full[len(prompt) : place] if full.startswith(prompt) else ""
         after = self.tokenizer(full[place + len(_PROBE) :], add_special_tokens=False)["input_ids"]
         end = next((i for i in after if i in self._special_ids), self.tokenizer.eos_token_id)

@@ -14,7 +14,7 @@ from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import AnswerRows, EncodedPrompts
 from medrag_lightning.models import scoring
 from medrag_lightning.models.backbones import Backbone
-from medrag_lightning.models.families import Family, family_of
+from medrag_lightning.models.families import Family, family_of, never_read
 from medrag_lightning.models.hf_processor import HfProcessor
 from medrag_lightning.models.lora import LoraSettings, add_adapter, train_adapter_only
 from medrag_lightning.models.tiny import Loaded, refuse_contradictions
@@ -164,7 +164,7 @@ class HfReader(nn.Module):
                 for module in self._vision_towers():
                     module.requires_grad_(False)
         for name, parameter in self.model.named_parameters():
-            if set(name.split(".")) & set(family.unread):
+            if never_read(model.config, family, name):
                 parameter.requires_grad_(False)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()

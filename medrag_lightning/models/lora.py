@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from medrag_lightning.models.families import Family
@@ -25,6 +27,7 @@ class LoraSettings:
         vision: adapt the vision tower (JOMED does; off here, since it costs memory and shifts what retrieval sees).
         targets: `all_linear`, or the last names of the layers to adapt (``[q_proj, v_proj]``).
         projector: train the projector between the towers in full, and keep it beside the adapter.
+        seed: of the adapter's first weights.
     """
 
     rank: int = 8
@@ -34,10 +37,12 @@ class LoraSettings:
     vision: bool = False
     targets: Literal["all_linear"] | list[str] = "all_linear"
     projector: bool = False
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"LoRA needs rank >= 1, alpha > 0 and 0 <= dropout < 1, got {self.rank}, {self.alpha}, {self.dropout}")
+            got = f"{self.rank}, {self.alpha}, {self.dropout}"
+            raise ValueError(f"LoRA needs rank >= 1, alpha > 0 and 0 <= dropout < 1, got {got}")
         if not (self.language or self.vision):
             raise ValueError("LoRA adapts no tower: set language or vision to true, or leave the adapter out")
         if self.targets != "all_linear" and not self.targets:
@@ -51,7 +56,7 @@ class LoraSettings:
 def target_pattern(model: nn.Module, family: Family, settings: LoraSettings) -> str:
     """The regular expression that peft matches against whole module names: the chosen layers of the chosen towers.
 
-    The projector is left out even where it lies inside the vision tower (Qwen). ValueError names targets that do not exist.
+    The projector is left out even where it lies inside the vision tower (Qwen). ValueError names unknown targets.
     """
     towers = [name for name, on in ((family.language, settings.language), (family.vision, settings.vision)) if on]
     skipped = "|".join((*family.projectors, "patch_embed"))  # a convolution that shares its name with a linear layer
@@ -63,7 +68,8 @@ def target_pattern(model: nn.Module, family: Family, settings: LoraSettings) -> 
     }
     chosen = inside if settings.targets == "all_linear" else set(settings.targets)
     if unknown := sorted(chosen - inside):
-        raise ValueError(f"LoRA targets {unknown} are not linear layers of {' or '.join(towers)}; there are: {sorted(inside)}")
+        where = " or ".join(towers)
+        raise ValueError(f"LoRA targets {unknown} are not linear layers of {where}; there are: {sorted(inside)}")
     return scope + f"(?:{'|'.join(sorted(chosen))})"
 
 
@@ -78,7 +84,12 @@ def add_adapter(model: nn.Module, family: Family, settings: LoraSettings) -> nn.
         target_modules=target_pattern(model, family, settings),
         modules_to_save=_projectors(model, family) if settings.projector else None,
     )
-    adapted: nn.Module = peft.get_peft_model(model, config, adapter_name=ADAPTER_NAME)
+    # An adapter's first weights are its own random stream, on whatever device the base is.
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        torch.manual_seed(settings.seed)
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks for it
+        adapted: nn.Module = peft.get_peft_model(model, config, adapter_name=ADAPTER_NAME)
     return adapted
 
 

@@ -4,7 +4,7 @@ Prompts are left-padded and answers right-padded, so the L positions that predic
 Positions are given explicitly, so padding never changes a score. Two modes compute the same numbers:
 
 - ``rows``: each row is its prompt and its answer in one sequence. Differentiable; one vision pass a row.
-- ``prefill``: each prompt runs once into a key-value cache, which is then copied for its answers: one vision pass a prompt.
+- ``prefill``: each prompt runs once into a key-value cache, copied for its answers: one vision pass a prompt.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def select_prompts(family: Family, prompts: EncodedPrompts, index: list[int]) ->
         images = [i for p in index for i in range(ends[p] - counts[p], ends[p])]
         vision = {n: v[_places(prompts, n, images, family).to(v.device)] for n, v in vision.items()} if images else {}
     taken = tuple(counts[p] for p in index) if counts else ()
-    return replace(prompts, ids_PT=prompts.ids_PT[chosen], mask_PT=prompts.mask_PT[chosen], vision=vision, images_of_prompt=taken)
+    ids_PT, mask_PT = prompts.ids_PT[chosen], prompts.mask_PT[chosen]
+    return replace(prompts, ids_PT=ids_PT, mask_PT=mask_PT, vision=vision, images_of_prompt=taken)
 
 
 def _places(prompts: EncodedPrompts, name: str, images: list[int], family: Family) -> Tensor:

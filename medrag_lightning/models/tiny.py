@@ -1,4 +1,4 @@
-"""Tiny readers of real families, random weights from a seed, built without a download; they train on a CPU in seconds."""
+"""Tiny readers of real families: random weights from a seed, no download; they train on a CPU in seconds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TinyBackbone:
 
     Args:
         family: the architecture.
-        hidden, layers, heads: width, depth and attention heads of the language tower (2 key-value heads where `heads` is even).
+        hidden, layers, heads: width, depth and attention heads of the language tower (half as many key-value heads).
         vision_hidden, vision_layers: width and depth of the vision tower (4 heads).
         image_side_px, patch_px: input size and size of one image token's square; Qwen families and Idefics3 merge 2x2
             (half-size) patches into one token.
@@ -70,13 +70,13 @@ class TinyBackbone:
         if family not in _BUILDERS:
             raise ValueError(f"family must be one of {', '.join(_BUILDERS)}, got {family!r}")
         if hidden % heads or (hidden // heads) % 2 or vision_hidden % 8:
-            raise ValueError(
-                f"hidden / heads must be an even number and vision_hidden a multiple of 8, got {hidden}, {heads}, {vision_hidden}"
-            )
+            got = f"{hidden}, {heads}, {vision_hidden}"
+            raise ValueError(f"hidden / heads must be an even number and vision_hidden a multiple of 8, got {got}")
         if family.startswith("qwen") and (hidden // heads) % 4:
             raise ValueError(f"hidden / heads must be a multiple of 4 for {family}, got {hidden} / {heads}")
         if image_side_px % patch_px or patch_px % 2 or image_side_px < 28:
-            raise ValueError(f"image_side_px must be a multiple of an even patch_px and >= 28, got {image_side_px}, {patch_px}")
+            got = f"{image_side_px}, {patch_px}"
+            raise ValueError(f"image_side_px must be at least 28 and a multiple of an even patch_px, got {got}")
         if vocabulary < 300:
             raise ValueError(f"vocabulary must be at least 300 (256 bytes and the special tokens), got {vocabulary}")
         if not 0.0 <= dropout < 1.0:
@@ -125,14 +125,19 @@ class TinyBackbone:
 def refuse_contradictions(mine: dict[str, Any], saved: dict[str, Any]) -> None:
     """Raises ValueError that lists every setting of a checkpoint that differs from the reader's own."""
     wrong = [
-        f"{name}: checkpoint {saved.get(name)!r}, here {mine.get(name)!r}"
+        f"{name}: checkpoint {_shown(saved.get(name))}, here {_shown(mine.get(name))}"
         for name in sorted({*mine, *saved})
         if mine.get(name) != saved.get(name)
     ]
     if wrong:
         raise ValueError(
-            "the checkpoint's reader is not the configured one (" + "; ".join(wrong) + "); give the configuration it was trained with"
+            f"the checkpoint's reader is not the configured one ({'; '.join(wrong)}); configure the reader it was trained with"
         )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def _image_tokens(family: str) -> tuple[str, ...]:
@@ -231,8 +236,9 @@ def _idefics3(s: dict[str, Any], tokenizer: Any) -> _Built:
         pad_token_id=tokenizer.pad_token_id,
     )
     edge = {"longest_edge": side}
+    images = transformers.Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False)
     processor = transformers.Idefics3Processor(
-        image_processor=transformers.Idefics3ImageProcessorPil(size=edge, max_image_size=edge, do_image_splitting=False),
+        image_processor=images,
         tokenizer=tokenizer,
         image_seq_len=(side // patch // 2) ** 2,
         chat_template=_CHAT.replace("IMAGE", "<image>"),
@@ -266,7 +272,8 @@ def _qwen(s: dict[str, Any], tokenizer: Any) -> _Built:
     if s["family"] != "qwen3_vl":
         del text["head_dim"]
     config = classes[0](text_config=text, vision_config=vision, tie_word_embeddings=True, **joint)
-    images = transformers.Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, min_pixels=side * side, max_pixels=side * side)
+    area = side * side
+    images = transformers.Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, min_pixels=area, max_pixels=area)
     template = _CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     return config, classes[1], ImageOnlyProcessor(images, tokenizer, template)
 
