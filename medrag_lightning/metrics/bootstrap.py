@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
+BIASED = "its value lies outside its interval: biased at this sample size (ECE is, upwards)"
 CHUNK_ELEMENTS = 8_000_000  # weights held at a time: 64 MB
 
 
@@ -33,7 +34,7 @@ class Metric:
         value: the point estimate; NaN where it cannot be computed.
         low, high: ends of the percentile interval; NaN where it cannot be computed.
         n: how many items it was computed from.
-        reason: why value or interval is missing; empty otherwise.
+        reason: why value or interval is missing or odd; empty otherwise.
     """
 
     value: float
@@ -55,6 +56,8 @@ class Metric:
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
     """How intervals are made.
+
+    A percentile interval cannot see what the sample lacks: a share of exactly 0 or 1 gets an interval of width 0.
 
     Args:
         resamples: how many; 0 for no intervals.
@@ -87,7 +90,7 @@ class Bootstrap:
         draws = np.concatenate([statistic(weights) for weights in self.weights(clusters_N)])
         tail = (1 - self.confidence) / 2
         low, high = np.nanquantile(draws, [tail, 1 - tail])
-        return Metric(value, float(low), float(high), n)
+        return Metric(value, float(low), float(high), n, "" if low <= value <= high else BIASED)
 
     def weights(self, clusters_N: Sequence[str]) -> Iterator[Floats]:
         """Item weights of the resamples, in chunks (F, N). Each draws all clusters once, with replacement."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from medrag_lightning.metrics import calibration, vqa
-from medrag_lightning.metrics.bootstrap import Bootstrap, Metric, weighted_mean
+from medrag_lightning.metrics.bootstrap import BIASED, Bootstrap, Metric, weighted_mean
 from medrag_lightning.metrics.controls import MAJORITY, QUESTION_ONLY
 from medrag_lightning.records import AnswerType, Prediction, Query, Regime
 
@@ -23,15 +23,15 @@ SYSTEM_NAMES = {
     Regime.POISONED: "poisoned",
 }
 SYSTEM_ORDER = (*SYSTEM_NAMES.values(), QUESTION_ONLY, MAJORITY)
-CLOSED_METRICS = ("closed_accuracy", "balanced_accuracy", "macro_f1", "ece", "closed_invalid")
-OPEN_METRICS = ("open_recall", "open_f1", "open_exact", "open_invalid")
+CLOSED_METRICS = ("closed_accuracy", "closed_balanced_accuracy", "closed_macro_f1", "closed_ece", "closed_invalid")
+OPEN_METRICS = ("open_token_recall", "open_token_f1", "open_exact_match", "open_invalid")
 ITEM_SCORES = {
     "closed_accuracy": vqa.correct,
-    "open_recall": vqa.token_recall,
-    "open_f1": vqa.token_f1,
-    "open_exact": vqa.exact_match,
+    "open_token_recall": vqa.token_recall,
+    "open_token_f1": vqa.token_f1,
+    "open_exact_match": vqa.exact_match,
 }
-COMPARED = ("closed_accuracy", "open_recall")
+COMPARED = {"closed_accuracy": "closed accuracy", "open_token_recall": "open token recall"}
 
 
 class Unit(StrEnum):
@@ -137,7 +137,7 @@ def summarise(
         if (subset := [p for p in mine if p.need == need])
     ]
     differences = _differences(systems, clusters, settings)
-    notes = [*_coverage_notes(predictions, systems), *_honest_notes(differences)]
+    notes = [*_coverage_notes(predictions, systems), *_honest_notes(differences), *_biased_notes(rows)]
     return ResultTable(tuple(rows), tuple(by_need), tuple(differences), tuple(notes))
 
 
@@ -165,12 +165,20 @@ def closed_calibration(predictions: Iterable[Prediction]) -> tuple[list[float], 
 
 
 def item_scores(predictions: Sequence[Prediction], metric: str) -> dict[str, float]:
-    """Each query's own `closed_accuracy`, `open_recall`, `open_f1` or `open_exact`; undefined ones are left out."""
+    """Each query's own score in a metric of `ITEM_SCORES`; undefined ones are left out."""
     kind = AnswerType.CLOSED if metric == "closed_accuracy" else AnswerType.OPEN
     score = ITEM_SCORES[metric]
     mine = [p for p in predictions if p.answer_type is kind and p.gold is not None]
     values = score([p.gold or "" for p in mine], [p.answer for p in mine])
     return {p.query_id: float(value) for p, value in zip(mine, values, strict=True) if not math.isnan(value)}
+
+
+def item_correct(prediction: Prediction) -> bool | None:
+    """Whether the answer is right: the same class (closed), the same normalised text (open); None without a gold answer."""
+    if prediction.gold is None:
+        return None
+    score = vqa.correct if prediction.answer_type is AnswerType.CLOSED else vqa.exact_match
+    return bool(score([prediction.gold], [prediction.answer])[0])
 
 
 def _metrics(predictions: Sequence[Prediction], clusters: Mapping[str, str], settings: Bootstrap) -> dict[str, Metric]:
@@ -181,9 +189,9 @@ def _metrics(predictions: Sequence[Prediction], clusters: Mapping[str, str], set
     if closed:
         metrics = {
             "closed_accuracy": settings.metric(vqa.accuracy(gold, answers), groups),
-            "balanced_accuracy": settings.metric(vqa.balanced_accuracy(gold, answers), groups),
-            "macro_f1": settings.metric(vqa.macro_f1(gold, answers), groups),
-            "ece": _ece(closed, clusters, settings),
+            "closed_balanced_accuracy": settings.metric(vqa.balanced_accuracy(gold, answers), groups),
+            "closed_macro_f1": settings.metric(vqa.macro_f1(gold, answers), groups),
+            "closed_ece": _ece(closed, clusters, settings),
             "closed_invalid": settings.metric(vqa.invalid(answers), groups),
         }
     else:
@@ -248,6 +256,13 @@ def _coverage_notes(predictions: Sequence[Prediction], systems: Mapping[str, Seq
     return notes
 
 
+def _biased_notes(rows: Iterable[Row]) -> list[str]:
+    """Where an interval does not hold its own value."""
+    found = [(row, name) for row in rows for name, metric in row.metrics.items() if metric.reason == BIASED]
+    names = sorted({f"{name} of {row.system}" for row, name in found if row.need is None})
+    return [f"{', '.join(names)}: {BIASED}"] if names else []
+
+
 def _honest_notes(differences: Iterable[Difference]) -> list[str]:
     """A sentence for every comparison that the retrieved system should win and does not."""
     should_win = (SYSTEM_NAMES[Regime.NONE], SYSTEM_NAMES[Regime.RANDOM], QUESTION_ONLY, MAJORITY)
@@ -255,7 +270,7 @@ def _honest_notes(differences: Iterable[Difference]) -> list[str]:
     for d in differences:
         if d.baseline in should_win and not d.difference.low > 0:
             verdict = "worse than" if d.difference.high < 0 else "not shown to be better than"
-            notes.append(f"{d.system} is {verdict} {d.baseline} in {d.metric.replace('_', ' ')}")
+            notes.append(f"{d.system} is {verdict} {d.baseline} in {COMPARED[d.metric]}")
     return notes
 
 

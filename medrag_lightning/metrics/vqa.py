@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medrag_lightning.metrics.bootstrap import Floats, Statistic, ratio, weighted_mean
-from medrag_lightning.metrics.parsing import answer_tokens, label_of, normalise_answer
+from medrag_lightning.metrics.parsing import label_of, normalise_answer
 
 
 def correct(gold: Sequence[str], answers: Sequence[str | None]) -> Floats:
@@ -76,13 +76,13 @@ def token_recall(gold: Sequence[str], answers: Sequence[str | None]) -> Floats:
 
 
 def token_f1(gold: Sequence[str], answers: Sequence[str | None]) -> Floats:
-    """2 |common tokens| / (|gold tokens| + |answer tokens|); shape (N,), NaN where gold has no token."""
+    """2 |common tokens| / (|gold tokens| + |answer tokens|); shape (N,), NaN where gold is blank."""
     _same_length(gold, answers)
     return np.array([_overlap(g, a)[1] for g, a in zip(gold, answers, strict=True)], dtype=np.float64)
 
 
 def _overlap(gold: str, answer: str | None) -> tuple[float, float]:
-    gold_tokens, own = Counter(answer_tokens(gold)), Counter(answer_tokens(answer or ""))
+    gold_tokens, own = (Counter(normalise_answer(text).split()) for text in (gold, answer or ""))
     if not gold_tokens:
         return float("nan"), float("nan")
     common = (gold_tokens & own).total()

@@ -43,9 +43,9 @@ def test_rows_differences_and_needs():
     retrieved = table.rows[0].metrics
     assert 0.85 < retrieved["closed_accuracy"].value < 0.95
     assert retrieved["closed_accuracy"].low < retrieved["closed_accuracy"].value < retrieved["closed_accuracy"].high
-    assert retrieved["ece"].value == pytest.approx(abs(retrieved["closed_accuracy"].value - 0.8), abs=1e-9)
-    assert retrieved["open_recall"].reason == "no open questions"
-    assert math.isnan(retrieved["open_recall"].value)
+    assert retrieved["closed_ece"].value == pytest.approx(abs(retrieved["closed_accuracy"].value - 0.8), abs=1e-9)
+    assert retrieved["open_token_recall"].reason == "no open questions"
+    assert math.isnan(retrieved["open_token_recall"].value)
     (gap,) = table.differences
     assert (gap.baseline, gap.metric, gap.excludes_zero) == ("no retrieval", "closed_accuracy", True)
     assert {(row.need, row.system) for row in table.needs} == {
@@ -68,13 +68,13 @@ def test_invalid_answers_and_missing_probabilities_are_reported():
     metrics = summarise(mine, settings=FEW).rows[0].metrics
     assert metrics["closed_invalid"].value == 0.5
     assert metrics["closed_accuracy"].value == 0.5
-    assert metrics["ece"].reason == "answers carry no probabilities"
+    assert metrics["closed_ece"].reason == "answers carry no probabilities"
 
 
 def test_json_and_records_hold_every_number_without_nan():
     table = summarise(world(0.7, Regime.RETRIEVED), settings=FEW)
     text = json.dumps(table.as_json(), allow_nan=False)
-    assert '"open_recall": {"value": null' in text
+    assert '"open_token_recall": {"value": null' in text
     records = table.as_records()
     assert {"system", "need", "metric", "value", "low", "high", "n", "reason"} == set(records[0])
     assert len(records) == 9 * 3
@@ -84,8 +84,8 @@ def test_open_questions_have_their_own_columns():
     answers = {"q0": "left lobe", "q1": "lung", "q2": None}
     mine = [Prediction(q, Regime.NONE, a, a or "", "the left lobe", AnswerType.OPEN) for q, a in answers.items()]
     metrics = summarise(mine, settings=FEW).rows[0].metrics
-    assert metrics["open_recall"].value == pytest.approx(1 / 3)
-    assert metrics["open_exact"].value == pytest.approx(1 / 3)
+    assert metrics["open_token_recall"].value == pytest.approx(1 / 3)
+    assert metrics["open_exact_match"].value == pytest.approx(1 / 3)
     assert metrics["open_invalid"].value == pytest.approx(1 / 3)
     assert metrics["closed_accuracy"].reason == "no closed questions"
 

@@ -75,12 +75,13 @@ def test_order_does_not_matter():
 
 
 def test_open_scores_by_hand():
-    gold = ["left temporal lobe", "the lung", "mass mass", "x-ray", "..."]
-    answers = ["the left lobe", "Lung.", "mass", None, "x"]
-    assert exact_match(gold, answers).tolist() == [0, 1, 0, 0, 0]
+    gold = ["left temporal lobe", "the lung", "mass mass", "x-ray", "", "+"]
+    answers = ["the left lobe", "Lung.", "mass", None, "x", "+"]
+    assert exact_match(gold, answers).tolist() == [0, 1, 0, 0, 0, 1]
     assert token_recall(gold, answers)[:4].tolist() == pytest.approx([2 / 3, 1, 0.5, 0])
     assert token_f1(gold, answers)[:4].tolist() == pytest.approx([4 / 5, 1, 2 / 3, 0])
     assert math.isnan(token_recall(gold, answers)[4])
+    assert token_recall(gold, answers)[5] == 1
 
 
 def test_repeating_a_word_does_not_raise_recall():

@@ -1,0 +1,52 @@
+"""What the callbacks that report on an evaluation ask of the trainer, the stage and the data module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import lightning as L
+
+from medrag_lightning.records import Prediction, Query
+
+
+@runtime_checkable
+class AnsweringStage(Protocol):
+    """A stage that answers queries: after an evaluation it holds every prediction, of all regimes and processes, once."""
+
+    predictions: list[Prediction]
+
+
+@runtime_checkable
+class HoldsQueries(Protocol):
+    """A data module that hands out its queries."""
+
+    def split_queries(self, split: str) -> list[Query]:
+        """The queries of `train`, `val` or `test`."""
+        ...
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """The folder of this run."""
+    return Path(trainer.default_root_dir)
+
+
+def answering_stage(stage: L.LightningModule, who: L.Callback) -> AnsweringStage:
+    """`stage`, or ValueError that names the callback that needs another."""
+    if not isinstance(stage, AnsweringStage):
+        raise ValueError(
+            f"{type(who).__name__} reports on a stage that answers queries, and {type(stage).__name__} keeps no "
+            "`predictions`; remove the callback from trainer.callbacks"
+        )
+    return stage
+
+
+def query_holder(trainer: L.Trainer, who: L.Callback) -> HoldsQueries:
+    """The data module, or ValueError that names the callback that needs one."""
+    data: object = getattr(trainer, "datamodule", None)
+    if not isinstance(data, HoldsQueries):
+        raise ValueError(
+            f"{type(who).__name__} needs a data module with `split_queries`, got {type(data).__name__}; "
+            "use medrag_lightning.data.module.MedragData or remove the callback from trainer.callbacks"
+        )
+    return data

@@ -1,0 +1,184 @@
+"""Pictures of a run in its folder: the loss, every validation metric, and a reliability diagram of the test."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
+
+from callbacks.evaluated import AnsweringStage, run_folder
+from medrag_lightning.artifacts import write_bytes
+from medrag_lightning.metrics import closed_calibration, reliability_bins, system_of
+from medrag_lightning.records import Prediction
+
+Curve = tuple[list[int], list[float]]
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8a8a8a"
+LOWER_IS_BETTER = re.compile(r"loss|ece|invalid|nll|perplexity|error")
+SHARES = re.compile(r"accuracy|f1|recall|precision|exact|invalid|ece")
+SHOWN = ("retrieved", "no retrieval")  # in the reliability diagram, where there are these
+ACRONYMS = {"f1": "F1", "ece": "ECE", "nll": "NLL"}
+
+
+class MetricPlots(L.Callback):
+    """Draws ``loss.png`` and a plot for each validation metric after a fit, ``reliability.png`` after a test (process
+    0).
+
+    Reads the ``metrics.csv`` of the run's CSV logger, so a resumed run is drawn whole.
+
+    Args:
+        folder: where to; by default ``plots`` in the run folder.
+        smoothing: weight of the past in the smoothed training loss, in [0, 1); 0 for none.
+    """
+
+    def __init__(self, folder: str | None = None, smoothing: float = 0.9) -> None:
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
+        self.folder, self.smoothing = folder, smoothing
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws the curves."""
+        if not trainer.is_global_zero:
+            return
+        path = find_metrics(trainer)
+        if path is None:
+            rank_zero_warn("MetricPlots found no metrics.csv: add callbacks.csv_logger.AppendingCSVLogger to trainer.logger")
+            return
+        curves = read_curves(path)
+        if any("loss" in name for name in curves):
+            write_bytes(self._folder(trainer) / "loss.png", draw_loss(curves, self.smoothing))
+        for name, curve in curves.items():
+            if name.startswith("val/") and name != "val/loss":
+                file = re.sub(r"[^\w]+", "_", name) + ".png"
+                write_bytes(self._folder(trainer) / file, draw_metric(name, curve))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws the reliability diagram of the closed answers, if they carry probabilities."""
+        if not trainer.is_global_zero or not isinstance(pl_module, AnsweringStage):
+            return
+        systems: dict[str, list[Prediction]] = {}
+        for prediction in pl_module.predictions:
+            systems.setdefault(system_of(prediction), []).append(prediction)
+        shown = [name for name in SHOWN if name in systems] or list(systems)
+        scored = {name: points for name in shown if (points := closed_calibration(systems[name]))[0]}
+        if scored:
+            write_bytes(self._folder(trainer) / "reliability.png", draw_reliability(scored))
+
+    def _folder(self, trainer: L.Trainer) -> Path:
+        return Path(self.folder) if self.folder else run_folder(trainer) / "plots"
+
+
+def find_metrics(trainer: L.Trainer) -> Path | None:
+    """The ``metrics.csv`` that a logger of this run writes, its rows flushed."""
+    for logger in trainer.loggers:
+        logger.save()
+        for folder in (logger.log_dir, logger.save_dir):
+            if folder is not None and (Path(folder) / "metrics.csv").is_file():
+                return Path(folder) / "metrics.csv"
+    return None
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Steps and values of every column, by name; a train column's ``_step`` suffix is dropped. Not finite: left out."""
+    curves: dict[str, Curve] = {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            for name, text in row.items():
+                if name not in ("step", "epoch") and text:
+                    value = float(text)
+                    if math.isfinite(value):
+                        steps, values = curves.setdefault(name.removesuffix("_step"), ([], []))
+                        steps.append(int(row["step"]))
+                        values.append(value)
+    return curves
+
+
+def smoothed(values: Sequence[float], weight: float) -> list[float]:
+    """Exponential moving average without the pull towards its start (bias-corrected, as Adam does it)."""
+    average, out = 0.0, []
+    for i, value in enumerate(values, start=1):
+        average = weight * average + (1 - weight) * value
+        out.append(average / (1 - weight**i))
+    return out
+
+
+def draw_loss(curves: dict[str, Curve], smoothing: float) -> bytes:
+    """Training loss, raw and smoothed, and validation loss with its minimum marked; PNG bytes."""
+    figure, axes = _figure()
+    if "train/loss" in curves:
+        steps, values = curves["train/loss"]
+        axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=1, label="train, each logged step")
+        axes.plot(steps, smoothed(values, smoothing), color=BLUE, linewidth=1.8, label=f"train, smoothed ({smoothing:g})")
+    if "val/loss" in curves:
+        _points(axes, curves["val/loss"], "validation", lower_is_better=True)
+    axes.set(xlabel="optimizer step", ylabel="answer NLL (nats per token)", title="Loss")
+    axes.set_ylim(bottom=0)
+    axes.legend(framealpha=0.85, edgecolor="none", fontsize=9)
+    return _png(figure)
+
+
+def draw_metric(name: str, curve: Curve) -> bytes:
+    """One validation metric over the run, the best value marked; PNG bytes."""
+    figure, axes = _figure()
+    readable = " ".join(ACRONYMS.get(word, word) for word in name.removeprefix("val/").split("_"))
+    _points(axes, curve, "validation", lower_is_better=bool(LOWER_IS_BETTER.search(name)))
+    unit = " (share, 0 to 1)" if SHARES.search(name) else ""
+    axes.set(xlabel="optimizer step", ylabel=f"{readable}{unit}", title=f"Validation {readable}")
+    if unit:
+        axes.set_ylim(-0.02, 1.02)
+    axes.legend(framealpha=0.85, edgecolor="none", fontsize=9)
+    return _png(figure)
+
+
+def draw_reliability(systems: dict[str, tuple[list[float], list[float]]]) -> bytes:
+    """Accuracy against top-choice probability in 15 bins; the area of a dot grows with the answers in its bin. PNG bytes."""
+    figure, axes = _figure(width=5.6, height=5.2)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
+    styles = ((BLUE, "o"), (ORANGE, "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#56b4e9", "v"))
+    for (name, (probability, outcome)), (colour, marker) in zip(systems.items(), styles, strict=False):
+        bins = [b for b in reliability_bins(probability, outcome) if b.count]
+        total = sum(b.count for b in bins)
+        error = sum(b.count / total * abs(b.accuracy - b.mean_probability) for b in bins)
+        x, y = [b.mean_probability for b in bins], [b.accuracy for b in bins]
+        axes.plot(x, y, color=colour, linewidth=1, alpha=0.5)
+        sizes = [12 + 300 * b.count / total for b in bins]
+        label = f"{name}: ECE {error:.3f}, n = {total}"
+        axes.scatter(x, y, s=sizes, color=colour, marker=marker, alpha=0.75, linewidth=0)
+        axes.plot([], [], color=colour, marker=marker, markersize=5, label=label)
+    axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), title="Reliability of closed answers (test)", ylabel="share correct")
+    axes.set_xlabel("probability of the top choice (dot area: answers in the bin)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _points(axes: Any, curve: Curve, label: str, lower_is_better: bool) -> None:
+    steps, values = curve
+    best = values.index(min(values) if lower_is_better else max(values))
+    axes.plot(steps, values, color=ORANGE, marker="o", markersize=4, linewidth=1.2, label=label)
+    axes.plot(
+        [steps[best]], [values[best]], color=ORANGE, marker="*", markersize=15, markeredgecolor="white", linestyle="",
+        label=f"best {values[best]:.4g} at step {steps[best]}",
+    )  # fmt: skip
+
+
+def _figure(width: float = 7.0, height: float = 4.2) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
