@@ -1,0 +1,167 @@
+"""Candidates on disk: a table of what was found, by what and in which corpus; refused for any other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from medrag_lightning.artifacts import atomic_write, fingerprint, sha256_file
+from medrag_lightning.interfaces import CandidateSource, OpenImage
+from medrag_lightning.records import Candidate, Channel, Document, Query, Retrieved, shares_identity, unique_by_id
+from medrag_lightning.retrieval.store import corpus_fingerprint
+
+SCHEMA = "1"
+_KIND = b"medrag candidates"
+_COLUMNS = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("query_sha256", pa.string()),
+        ("document_ids", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float64())),
+        ("channels", pa.list_(pa.string())),
+    ]
+)
+
+
+def query_fingerprint(query: Query) -> str:
+    """sha256 of what a search sees of a query. Of its image's place only the file name counts."""
+    image = query.image
+    place = None if image is None else [Path(image.path).name, image.array, image.index]
+    return fingerprint([query.id, query.question, place, query.patient_id, query.study_id])
+
+
+def write_candidates(
+    path: Path, queries: Sequence[Query], retrieved: Sequence[Retrieved], source: str, documents: Sequence[Document]
+) -> None:
+    """Writes an Arrow file, one row a query, with the fingerprints of `source` and corpus in its header; atomically."""
+    unique_by_id(queries, "queries")
+    rows = []
+    for query, found in zip(queries, retrieved, strict=True):
+        assert query.id == found.query_id
+        rows.append(
+            {
+                "query_id": query.id,
+                "query_sha256": query_fingerprint(query),
+                "document_ids": [candidate.id for candidate in found.candidates],
+                "scores": [candidate.score for candidate in found.candidates],
+                "channels": [str(candidate.channel) for candidate in found.candidates],
+            }
+        )
+    told = {"kind": _KIND, "schema": SCHEMA, "source": source, "corpus": corpus_fingerprint(documents)}
+    table = pa.Table.from_pylist(rows, _COLUMNS.with_metadata(told))
+    with atomic_write(path) as stream, pa.ipc.new_file(stream, table.schema) as sink:
+        sink.write_table(table)
+
+
+class CachedTable:
+    """Candidates from a table that `write_candidates` made; nothing is searched and no encoder is needed.
+
+    Args:
+        path: the table.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self._by_query: dict[str, tuple[str, Retrieved]] = {}
+        self._fingerprint: str | None = None
+
+    def prepare(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
+        """Checks that the table is there and was made in this corpus."""
+        self._read(documents)
+
+    def load(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
+        """Reads the table."""
+        table, source = self._read(documents)
+        by_id = {document.id: document for document in documents}
+        for row in table.to_pylist():
+            found = zip(row["document_ids"], row["scores"], row["channels"], strict=True)
+            candidates = tuple(Candidate(by_id[name], score, Channel(channel)) for name, score, channel in found)
+            self._by_query[row["query_id"]] = (row["query_sha256"], Retrieved(row["query_id"], candidates, source))
+        self._fingerprint = sha256_file(self.path)
+
+    def retrieve(self, queries: Sequence[Query]) -> list[Retrieved]:
+        """The stored candidates.
+
+        Raises:
+            ValueError: a query is not in the table or has changed since, or a candidate breaks the leak rule.
+        """
+        missing = [query.id for query in queries if query.id not in self._by_query]
+        if missing:
+            told = f"{len(missing)} of {len(queries)} queries, such as {missing[0]!r}"
+            raise ValueError(f"{self.path} lacks {told}; search again")
+        found = []
+        for query in queries:
+            told, retrieved = self._by_query[query.id]
+            if told != query_fingerprint(query):
+                raise ValueError(f"{self.path}: query {query.id!r} has changed since its candidates were found; search again")
+            for candidate in retrieved.candidates:
+                if reason := shares_identity(query, candidate.document):
+                    raise ValueError(f"{self.path}: candidate {candidate.id!r} shares its {reason} with query {query.id!r}")
+            found.append(retrieved)
+        return found
+
+    def fingerprint(self) -> str:
+        """sha256 of the table; RuntimeError before `load`."""
+        if self._fingerprint is None:
+            raise RuntimeError("CachedTable has no fingerprint before load()")
+        return self._fingerprint
+
+    def _read(self, documents: Sequence[Document]) -> tuple[pa.Table, str]:
+        if not self.path.is_file():
+            raise ValueError(f"{self.path} is no candidate table: there is no such file")
+        try:
+            with pa.memory_map(str(self.path)) as source:
+                table = pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{self.path} is no candidate table: {error}") from error
+        told = table.schema.metadata or {}
+        if told.get(b"kind") != _KIND or told.get(b"schema") != SCHEMA.encode():
+            raise ValueError(f"{self.path} is no candidate table of schema {SCHEMA}")
+        if told[b"corpus"].decode() != corpus_fingerprint(documents):
+            raise ValueError(f"{self.path} was made in another corpus; name the corpus it was made in, or search again")
+        return table, told[b"source"].decode()
+
+
+class Remembered:
+    """Another source whose candidates are kept in the evidence folder, so that a resumed run does not search again.
+
+    They are found again by the source's fingerprint and what the search sees of the queries (an image by its file name: after
+    changing query images under the same names, delete the ``candidates.*.arrow`` files).
+
+    Args:
+        source: what searches.
+    """
+
+    def __init__(self, source: CandidateSource) -> None:
+        self.source = source
+        self._place: tuple[Sequence[Document], OpenImage, Path] | None = None
+
+    def prepare(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
+        """Prepares the source."""
+        self.source.prepare(documents, open_image, folder)
+
+    def load(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
+        """Loads the source."""
+        self.source.load(documents, open_image, folder)
+        self._place = (documents, open_image, folder)
+
+    def retrieve(self, queries: Sequence[Query]) -> list[Retrieved]:
+        """The kept candidates, or those that the source finds now."""
+        if self._place is None:
+            raise RuntimeError("Remembered.retrieve() before load()")
+        documents, open_image, folder = self._place
+        key = fingerprint(self.fingerprint(), [query_fingerprint(query) for query in queries])
+        path = folder / f"candidates.{key[:16]}.arrow"
+        if path.is_file():
+            table = CachedTable(str(path))
+            table.load(documents, open_image, folder)
+            return table.retrieve(queries)
+        found = self.source.retrieve(queries)
+        write_candidates(path, queries, found, self.fingerprint(), documents)
+        return found
+
+    def fingerprint(self) -> str:
+        """The source's."""
+        return self.source.fingerprint()

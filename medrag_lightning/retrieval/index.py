@@ -1,0 +1,217 @@
+"""Nearest vectors by FAISS: flat (exact), HNSW or IVF-PQ; always k different rows, in one order for one question.
+
+torch is imported before faiss, and nothing here is searched inside loader workers: two OpenMP runtimes and a fork deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch  # noqa: F401  (before faiss)
+from numpy.typing import NDArray
+
+import faiss  # isort: skip
+
+from medrag_lightning.artifacts import atomic_write, fingerprint
+from medrag_lightning.records import Document
+from medrag_lightning.retrieval.shards import merge_shards, shards_complete
+from medrag_lightning.retrieval.store import SIDES, EvidenceStore, Side, Vectors, VectorType
+
+SLACK = 1e-5  # more than float32 sums of products of unit vectors ever differ by
+QUERY_CHUNK, ROW_CHUNK = 256, 16384
+_SETTINGS = {
+    "flat": {},
+    "hnsw": {"hnsw_links": 32, "hnsw_build_depth": 80, "hnsw_search_depth": 128},
+    "ivf_pq": {"ivf_lists": 256, "ivf_probes": 16, "pq_bytes": 32},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IndexConfig:
+    """Which index, and its settings; a setting of another kind than `kind` is refused. Null: the default in brackets.
+
+    Args:
+        kind: ``flat`` is exact; ``hnsw`` is a graph, for a million documents; ``ivf_pq`` packs vectors, for many millions.
+        hnsw_links: links of a node [32]. hnsw_build_depth, hnsw_search_depth: efConstruction [80] and efSearch [128].
+        ivf_lists: clusters [256, at most one for 39 vectors]. ivf_probes: clusters searched [16].
+        pq_bytes: bytes of a packed vector [32]; must divide the width of the vectors.
+    """
+
+    kind: Literal["flat", "hnsw", "ivf_pq"] = "flat"
+    hnsw_links: int | None = None
+    hnsw_build_depth: int | None = None
+    hnsw_search_depth: int | None = None
+    ivf_lists: int | None = None
+    ivf_probes: int | None = None
+    pq_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in asdict(self).items() if name != "kind" and value is not None}
+        if self.kind not in _SETTINGS:
+            raise ValueError(f"index kind {self.kind!r} is unknown; choose one of {', '.join(_SETTINGS)}")
+        for name, value in given.items():
+            if name not in _SETTINGS[self.kind]:
+                raise ValueError(f"{name}={value} would be ignored by an index of kind {self.kind!r}; leave it out")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+
+    def settings(self) -> dict[str, int]:
+        """The settings of this kind, with defaults filled in."""
+        given = asdict(self)
+        return {name: default if given[name] is None else given[name] for name, default in _SETTINGS[self.kind].items()}
+
+    def fingerprint(self) -> str:
+        """sha256 of kind and settings."""
+        return fingerprint(self.kind, self.settings())
+
+
+class VectorIndex:
+    """An index over the vectors of one side of a store.
+
+    Scores are computed again from the stored vectors in float64, so that order and ties (lower row first) do not depend on
+    the kind of index, the number of threads or what else is asked at the same time. A flat index is exact.
+    """
+
+    def __init__(self, vectors: Vectors, config: IndexConfig, path: Path | None = None) -> None:
+        """Reads the index from `path` if it is there, else builds it (and writes it to `path` if one is given)."""
+        self.vectors, self.config = vectors, config
+        if not len(vectors):
+            raise ValueError("an index needs at least one vector")
+        if path is not None and path.is_file():
+            self._index = _read(path, config)
+        else:
+            self._index = _build(vectors, config)
+            if path is not None:
+                _write(self._index, path)
+                self._index = _read(path, config)
+        if self._index.ntotal != len(vectors) or self._index.d != vectors.shape[1]:
+            raise ValueError(f"{path} indexes {self._index.ntotal} vectors, the store has {len(vectors)}; delete that file")
+        self._set_depth()
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def search(self, query_BD: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and rows of the best min(k, N) vectors of each query, best first: (B, k) each, every row once."""
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        k = min(k, len(self))
+        scores = np.empty((len(query_BD), k), np.float32)
+        rows = np.empty((len(query_BD), k), np.int64)
+        for start in range(0, len(query_BD), QUERY_CHUNK):
+            part = slice(start, start + QUERY_CHUNK)
+            scores[part], rows[part] = self._search_chunk(np.ascontiguousarray(query_BD[part], np.float32), k)
+        return scores, rows
+
+    def _search_chunk(self, query_BD: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        fetch = min(len(self), k + 16)
+        rough_BF, rows_BF = self._index.search(query_BD, fetch)
+        scores, rows = np.empty((len(query_BD), k), np.float32), np.empty((len(query_BD), k), np.int64)
+        for place, (query, found) in enumerate(zip(query_BD, rows_BF, strict=True)):
+            found = np.sort(found[found >= 0])
+            exact = _scores(query, self.vectors[found])
+            order = np.lexsort((found, -exact))[:k]
+            # Flat: whatever was not fetched scores at most the last rough score, so a clear k-th score settles the matter.
+            open_end = self.config.kind == "flat" and fetch < len(self) and len(order) == k
+            if len(order) < k or (open_end and exact[order[-1]] <= rough_BF[place, -1] + SLACK):
+                scores[place], rows[place] = self._scan(query, k)
+            else:
+                scores[place], rows[place] = exact[order], found[order]
+        return scores, rows
+
+    def _scan(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The exact answer without the index: for ties that reach beyond what was fetched, and where too few were found."""
+        starts = range(0, len(self), ROW_CHUNK)
+        exact = np.concatenate([_scores(query, self.vectors[start : start + ROW_CHUNK]) for start in starts])
+        order = np.argsort(-exact, kind="stable")[:k]
+        return exact[order], order
+
+    def _set_depth(self) -> None:
+        settings = self.config.settings()
+        if self.config.kind == "hnsw":
+            self._index.hnsw.efSearch = settings["hnsw_search_depth"]
+        if self.config.kind == "ivf_pq":
+            self._index.nprobe = min(settings["ivf_probes"], self._index.nlist)
+
+
+def index_path(store: EvidenceStore, side: Side, config: IndexConfig) -> Path:
+    """Where the index of a side lies. The name follows from store, pixels and settings: a stale file is never read."""
+    told = fingerprint(store.fingerprint, store.manifest["corpus"]["pixels_sha256"], config.fingerprint())
+    return store.folder / f"{side}.{config.kind}.{told[:12]}.faiss"
+
+
+def open_index(store: EvidenceStore, side: Side, config: IndexConfig) -> VectorIndex:
+    """The index of a side of `store`, built and written if it is not there."""
+    return VectorIndex(store.vectors[side], config, index_path(store, side, config))
+
+
+def build_index(
+    store_folder: Path,
+    config: IndexConfig,
+    documents: Sequence[Document] | None = None,
+    dtype: VectorType = "float32",
+) -> list[Path]:
+    """Builds the index of every side that has vectors; gives the files. Finished shards are merged into a store first.
+
+    Args:
+        store_folder: the store's folder, or one that `predict` has filled with shards.
+        config: kind of index and its settings.
+        documents: the corpus; needed only to merge shards.
+        dtype: of the stored vectors, where shards are merged.
+    """
+    if not EvidenceStore.exists(store_folder) and shards_complete(store_folder):
+        if documents is None:
+            raise ValueError(f"{store_folder} holds vectors that are not merged yet: give the corpus they belong to")
+        merge_shards(store_folder, documents, dtype)
+    store = EvidenceStore.open(store_folder)
+    sides = [side for side in SIDES if len(store.vectors[side])]
+    for side in sides:
+        open_index(store, side, config)
+    return [index_path(store, side, config) for side in sides]
+
+
+def _scores(query: NDArray[np.float32], vectors_ND: Vectors) -> NDArray[np.float32]:
+    """Inner products summed in float64, as float32; equal rows give equal scores, wherever they stand."""
+    return np.asarray(np.einsum("nd,d->n", vectors_ND.astype(np.float64), query.astype(np.float64)), np.float32)
+
+
+def _build(vectors: Vectors, config: IndexConfig) -> Any:
+    count, dim = vectors.shape
+    settings, metric = config.settings(), faiss.METRIC_INNER_PRODUCT
+    whole = np.ascontiguousarray(vectors, np.float32)
+    index: Any
+    if config.kind == "flat":
+        index = faiss.IndexFlatIP(dim)
+        index.add(whole)
+        return index
+    if config.kind == "hnsw":
+        index = faiss.IndexHNSWFlat(dim, settings["hnsw_links"], metric)
+        index.hnsw.efConstruction = settings["hnsw_build_depth"]
+        index.add(whole)
+        return index
+    if dim % settings["pq_bytes"]:
+        raise ValueError(f"pq_bytes={settings['pq_bytes']} does not divide the width of the vectors, {dim}")
+    bits = 8 if count >= 39 * 256 else max(1, min(8, int(np.log2(max(count // 39, 2)))))
+    lists = max(1, min(settings["ivf_lists"], count // 39))
+    index = faiss.index_factory(dim, f"IVF{lists},PQ{settings['pq_bytes']}x{bits}", metric)
+    index.train(whole)
+    index.add(whole)
+    return index
+
+
+def _write(index: Any, path: Path) -> None:
+    with atomic_write(path) as stream:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]
+
+
+def _read(path: Path, config: IndexConfig) -> Any:
+    """Mapped, not read, where faiss can: flat indexes by the second of its two flags, inverted lists by the first."""
+    flag = {"flat": faiss.IO_FLAG_MMAP_IFC, "hnsw": 0, "ivf_pq": faiss.IO_FLAG_MMAP}[config.kind]
+    try:
+        return faiss.read_index(str(path), flag)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is no readable index; delete that file to have it built again") from error
