@@ -33,22 +33,28 @@ class Preemption(L.Callback):
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
+        self._saved = ""
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes over the handlers that Lightning has just set."""
-        self._received = None
+        self._received, self._saved = None, ""
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._handle) for number in EXIT_CODES}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves and stops, if asked to, where an optimizer step has just ended."""
+        """Saves, if asked to stop, where an optimizer step has just ended."""
         if can_resume_after(trainer, batch_idx) and self._all_agree(trainer):
             path = last_path(trainer)
             trainer.save_checkpoint(path)
-            self._stop(trainer, f"saved {path} at step {trainer.global_step}")
+            self._saved = f"saved {path} at step {trainer.global_step}"
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stops once the loggers, too, have the step that was saved."""
+        if self._saved:
+            self._stop(trainer, self._saved)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops after training that ended before the signal could take effect; it has saved itself."""

@@ -1,0 +1,93 @@
+"""What ``--help`` says."""
+
+import textwrap
+
+from medrag_lightning.cli.config_files import config_folder, short_names
+
+_HELP = """\
+medrag_lightning - train multimodal medical retrieval-augmented generation, stage by stage. A research tool.
+
+usage: python -m medrag_lightning VERB [-c FILE ...] [--KEY VALUE ...]
+
+verbs:
+  fit        train, then test, in one command
+  validate   metrics on the validation split
+  test       metrics on the test split, beside their controls (no evidence, random evidence, majority)
+  predict    predictions for queries that may have no answers
+  index      a search index over an evidence store
+  --version  which version this is
+
+a first command, needs no data (a small synthetic hospital, a tiny reader, minutes on two cores):
+  python -m medrag_lightning fit
+
+your own data and model: name config files; later ones win, and --KEY VALUE wins over files
+  python -m medrag_lightning fit -c data/vqa_rad -c my_changes.yaml --trainer.max_epochs 3
+
+where results go: a new numbered folder under runs/, or --trainer.default_root_dir FOLDER
+  config.yaml (everything that was set), metrics.csv, plots, predictions, checkpoints/
+
+go on after an interruption (SIGTERM exits with 75, Ctrl-C with 130, both after saving):
+  python -m medrag_lightning fit -c runs/NAME-001/config.yaml --ckpt_path last
+
+config files to start from, in {folder} (README.md there says how they fit together):
+{names}
+
+more: python -m medrag_lightning VERB --help
+"""
+
+_FILES = """\
+  -c FILE, --config FILE   a YAML file, or the short name of a shipped one (data/vqa_rad). Repeatable; later ones win:
+                           mappings merge, lists replace (write `callbacks+:` to append). base.yaml is always read first.
+  --KEY VALUE              one setting, such as --trainer.max_epochs 3 or --model.init_args.schedule.warmup_steps 10
+  --print_config           the merged configuration, then stop
+  --help_all               every setting of the trainer and the common ones (takes some seconds)
+"""
+
+_CHECKPOINT = """\
+  --ckpt_path last|best|FILE
+"""
+
+VERB_HELP = {
+    "fit": f"""\
+usage: python -m medrag_lightning fit [-c FILE ...] [--KEY VALUE ...]
+
+Trains, then tests the best weights. Without -c: the shipped default (smoke.yaml), which needs no data.
+
+{_FILES}{_CHECKPOINT}\
+                           goes on with training: step, optimizer and data position included. `last` without a run
+                           folder: the newest run of that name. Another stage's weights are named by init_from instead.
+  --test_after_fit false   train only
+  --seed_everything N      the seed of everything (default 0)
+  --trainer.default_root_dir FOLDER
+                           the run folder; by default a new one, runs/NAME-001, named after the last -c file
+""",
+    **{
+        verb: f"""\
+usage: python -m medrag_lightning {verb} -c runs/NAME-001/config.yaml --ckpt_path best [--KEY VALUE ...]
+
+{what}
+
+{_FILES}{_CHECKPOINT}\
+                           which weights; results go to their run folder, unless --trainer.default_root_dir says else
+"""
+        for verb, what in {
+            "validate": "Metrics on the validation split.",
+            "test": "Metrics on the test split, beside their controls.",
+            "predict": "Predictions, written to the run folder as JSONL.",
+        }.items()
+    },
+    "index": """\
+usage: python -m medrag_lightning index --store FOLDER [--kind flat|hnsw|ivfpq]
+
+Builds the search index of an evidence store.
+
+  --store FOLDER   the store, as fit or predict wrote it
+  --kind KIND      flat: exact (default). hnsw: fast, about 1 in 100 neighbours missed. ivfpq: small, for millions
+""",
+}
+
+
+def help_text() -> str:
+    """The program's help, with the config files that are there."""
+    names = textwrap.fill("  ".join(short_names()), width=100, initial_indent="  ", subsequent_indent="  ")
+    return _HELP.format(folder=config_folder(), names=names)
