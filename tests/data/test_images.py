@@ -68,6 +68,7 @@ def test_gif_is_not_on_the_list(tmp_path: Path) -> None:
         ImageStore([tmp_path])(ref)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
 def test_damaged_images_name_the_file(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

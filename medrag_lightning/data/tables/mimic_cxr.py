@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from medrag_lightning.data.row_files import read_rows
-from medrag_lightning.data.rows import Row, parse_rows, read_split
+from medrag_lightning.data.rows import Row, faults_message, parse_rows
 from medrag_lightning.data.tables.image_folder import ImageFolder
 from medrag_lightning.data.tables.our_jsonl import scoped
 from medrag_lightning.data.tables.report_sections import joined_sections
@@ -39,15 +39,15 @@ class MimicCxrReports:
         self,
         root: str,
         reports_root: str | None = None,
-        views: list[str] | None = ["PA", "AP"],  # noqa: B006 - never changed; the default must show in --help
-        sections: list[str] = ["findings", "impression"],  # noqa: B006
+        views: tuple[str, ...] | None = ("PA", "AP"),
+        sections: tuple[str, ...] = ("findings", "impression"),
         without_sections: Literal["skip", "whole", "error"] = "skip",
         question: str | None = None,
         check_images: bool = True,
     ) -> None:
         self.root = Path(root).expanduser()
         self.reports = Path(reports_root).expanduser() if reports_root else self.root
-        self.views, self.sections = None if views is None else list(views), list(sections)
+        self.views, self.sections = views, sections
         self.without_sections, self.question = without_sections, question
         self.images = ImageFolder.at(self.root, check_images)
         self._items: list[tuple[Split, Document]] | None = None
@@ -102,9 +102,18 @@ class MimicCxrReports:
         return self._items
 
     def _splits(self) -> dict[str, Split]:
-        return {
-            row.text("dicom_id"): read_split("split", row.text("split")) for row in read_rows(_plain_or_gz(self.root / SPLIT))
-        }
+        splits: dict[str, Split] = {}
+        faults: list[str] = []
+        for row in read_rows(_plain_or_gz(self.root / SPLIT)):
+            try:
+                if row.problem:
+                    raise ValueError(row.problem)
+                splits[row.text("dicom_id")] = row.split("split")
+            except ValueError as error:
+                faults.append(f"{row.where}: {error}")
+        if faults:
+            raise ValueError(faults_message(type(self).__name__, faults))
+        return splits
 
     def _parse(self, row: Row, splits: dict[str, Split], texts: dict[str, str], without: set[str]) -> list[Document]:
         name, subject, study = row.text("dicom_id"), row.text("subject_id"), row.text("study_id")

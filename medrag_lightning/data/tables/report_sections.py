@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _HEADING = re.compile(r"^[ \t]*(?P<name>[A-Z][A-Z0-9 ,/()&-]{2,60}?)[ \t]*:[ \t]*", re.MULTILINE)
 _ALIASES = {
@@ -20,11 +21,12 @@ def read_sections(report: str) -> dict[str, str]:
     A heading stands at the start of a line, in capitals, before a colon. A heading that occurs again (an addendum) adds to the
     first. "FINDINGS AND IMPRESSION" counts as both. Empty sections are left out.
     """
-    marks = list(_HEADING.finditer(report.replace("\r\n", "\n")))
     text = report.replace("\r\n", "\n")
+    marks = list(_HEADING.finditer(text))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
     sections: dict[str, str] = {}
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        body = " ".join(text[mark.end() : following.start() if following else len(text)].split())
+    for mark, end in zip(marks, ends, strict=False):  # without any heading there is one end and no mark
+        body = " ".join(text[mark.end() : end].split())
         name = " ".join(mark["name"].split())
         for key in _ALIASES.get(name, (name,)):
             if body:
@@ -32,7 +34,7 @@ def read_sections(report: str) -> dict[str, str]:
     return sections
 
 
-def joined_sections(report: str, wanted: list[str]) -> str:
+def joined_sections(report: str, wanted: Sequence[str]) -> str:
     """The wanted sections of a report that it has, each once, in the order asked for; empty when it has none of them."""
     found = read_sections(report)
     return " ".join(dict.fromkeys(found[name.upper()] for name in wanted if name.upper() in found))
