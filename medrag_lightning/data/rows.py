@@ -7,6 +7,7 @@ ValueError that lists every bad row with file and line. Readers for JSONL, JSON,
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,8 +116,13 @@ def read_split(key: str, name: str) -> Split:
 
 def misspelt_key(row: Row, known: Sequence[str]) -> str | None:
     """Says which unknown key of `row` looks like a known one that the row lacks, so that it would silently be ignored."""
-    absent = [key for key in known if key not in row.values]
-    for key in row.values:
+    return _misspelt(tuple(row.values), tuple(known))
+
+
+@functools.lru_cache(maxsize=256)
+def _misspelt(keys: tuple[str, ...], known: tuple[str, ...]) -> str | None:
+    absent = [key for key in known if key not in keys]
+    for key in keys:
         near = [] if key in known else difflib.get_close_matches(key, absent, n=1, cutoff=NEAR_KEY)
         if near:
             return f"unknown key {key!r}; did you mean {near[0]!r}? Rename it, or map it with fields: {{{near[0]}: {key}}}"
