@@ -188,6 +188,10 @@ class EmbedItem:
     text: str
     image: Image | None
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EmbedItem:
+        """Itself: the encoder makes tensors of it."""
+        return self
+
 
 def pixel_sha256(image: Image) -> str:
     """sha256 of the RGB pixels and their shape: equal for one picture under two names or in two lossless formats."""
@@ -211,6 +215,10 @@ class Embedded:
     text_index: tuple[int, ...]
     text_ND: NDArray[np.float32]
     text_sha256: tuple[str, ...]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Embedded:
+        """Itself: it holds no tensors."""
+        return self
 
     @classmethod
     def of(

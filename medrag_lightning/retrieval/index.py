@@ -30,7 +30,7 @@ _SETTINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
 class IndexConfig:
     """Which index, and its settings; a setting of another kind than `kind` is refused. Null: the default in brackets.
 
