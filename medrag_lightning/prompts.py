@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
+from typing import Literal
 
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import Example, Prompt, Role, Segment
 
 
-class PromptOrder(StrEnum):
-    """`evidence_first`: evidence, then query (JOMED). `query_first`: query, then evidence, then a cue to answer."""
-
-    EVIDENCE_FIRST = "evidence_first"
-    QUERY_FIRST = "query_first"
+PromptOrder = Literal["evidence_first", "query_first"]
+"""`evidence_first`: evidence, then query (JOMED). `query_first`: query, then evidence, then a cue to answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
 class PromptTemplate:
     """How a query and its evidence become one user turn.
 
@@ -36,7 +33,7 @@ class PromptTemplate:
         answer_cue: text at the end of a query-first prompt, so that the question is near the answer.
     """
 
-    order: PromptOrder = PromptOrder.EVIDENCE_FIRST
+    order: PromptOrder = "evidence_first"
     system: str = ""
     instruction: str = ""
     evidence_prefix: str = "background: "
@@ -55,7 +52,7 @@ class PromptTemplate:
         evidence = [segment for place, k in enumerate(order) for segment in self._candidate(example, k, place)]
         query = self._query(example)
         head = [Segment(Role.INSTRUCTION, self.instruction + "\n")] if self.instruction else []
-        if self.order is PromptOrder.EVIDENCE_FIRST:
+        if self.order == "evidence_first":
             return Prompt((*head, *evidence, *query), self.system)
         cue = [Segment(Role.QUESTION, "\n" + self.answer_cue)] if evidence and self.answer_cue else []
         lead = [Segment(Role.INSTRUCTION, "\n")] if evidence else []

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
 class Augmentation:
     """Random shift and change of brightness and contrast. No flips: laterality is a finding.
 

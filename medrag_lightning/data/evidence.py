@@ -15,7 +15,7 @@ from medrag_lightning.artifacts import counter_rng
 from medrag_lightning.records import Candidate, Channel, Document, Query, Regime, Retrieved, shares_identity
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
 class EvidenceMixture:
     """What training prompts show.
 

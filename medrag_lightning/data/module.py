@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -17,6 +17,8 @@ from medrag_lightning.data.images import ImageStore
 from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler
 from medrag_lightning.interfaces import CandidateSource, CollatingStage, Collator, Table
 from medrag_lightning.records import Document, Query, Regime, Retrieved, Split, shares_identity, unique_by_id
+
+RegimeName = Literal["retrieved", "none", "random", "oracle", "poisoned"]
 
 
 class MedragData(L.LightningDataModule):
@@ -53,7 +55,7 @@ class MedragData(L.LightningDataModule):
         eval_batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
-        regimes: list[Regime] = [Regime.RETRIEVED, Regime.NONE, Regime.RANDOM],  # noqa: B006  (never changed)
+        regimes: list[RegimeName] = ["retrieved", "none", "random"],  # noqa: B006  (never changed)
         augmentation: Augmentation | None = None,
         cache_folder: str = "runs/evidence",
         max_pixels: int = 50_000_000,
@@ -64,9 +66,9 @@ class MedragData(L.LightningDataModule):
         if not tables:
             raise ValueError("data.tables is empty: name at least one table with questions")
         if len(set(regimes)) != len(regimes):
-            raise ValueError(f"data.regimes repeats a regime: {[str(r) for r in regimes]}")
+            raise ValueError(f"data.regimes repeats a regime: {regimes}")
         self.tables, self.corpus, self.source = tables, corpus, source
-        self.evidence, self.seed, self.regimes, self.augmentation = evidence, seed, list(regimes), augmentation
+        self.evidence, self.seed, self.regimes, self.augmentation = evidence, seed, [Regime(name) for name in regimes], augmentation
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.cache_folder, self.max_pixels = Path(cache_folder), max_pixels
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}

@@ -18,7 +18,7 @@ from medrag_lightning.artifacts import counter_rng
 CHECKPOINT_KEY = "medrag"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
 class Schedule:
     """Learning rate over the run: linear warm-up, then `shape` down to `floor` times the peak.
 

@@ -6,8 +6,7 @@ One candidate a prompt and K samples a query (JOMED, Section 3), or all candidat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -23,11 +22,8 @@ from medrag_lightning.stages.raft_collator import RaftCollator
 from medrag_lightning.stages.reading import BatchReader, ClosedReading, Reading, summary
 
 
-class EvidenceLayout(StrEnum):
-    """`one_per_prompt`: K prompts a query, mixed afterwards (JOMED). `all_in_one_prompt`: one prompt with K candidates."""
-
-    ONE_PER_PROMPT = "one_per_prompt"
-    ALL_IN_ONE_PROMPT = "all_in_one_prompt"
+EvidenceLayout = Literal["one_per_prompt", "all_in_one_prompt"]
+"""`one_per_prompt`: K prompts a query, mixed afterwards (JOMED). `all_in_one_prompt`: one prompt with K candidates."""
 
 
 class ReaderRaft(Stage):
@@ -55,10 +51,10 @@ class ReaderRaft(Stage):
         optimizer: OptimizerCallable,
         template: PromptTemplate = PromptTemplate(),  # noqa: B008  (frozen)
         schedule: Schedule = Schedule(),  # noqa: B008  (frozen)
-        evidence: EvidenceLayout = EvidenceLayout.ONE_PER_PROMPT,
+        evidence: EvidenceLayout = "one_per_prompt",
         mixture_temperature: float = 0.1,
         max_new_tokens: int = 16,
-        closed_answers: ClosedReading = ClosedReading.SCORED,
+        closed_answers: ClosedReading = "scored",
         seed: int = 0,
         init_from: str | None = None,
         allow_order_change: bool = False,
@@ -76,7 +72,7 @@ class ReaderRaft(Stage):
     @property
     def one_candidate_per_prompt(self) -> bool:
         """Whether a training prompt shows one candidate; the data module asks."""
-        return self.evidence is EvidenceLayout.ONE_PER_PROMPT
+        return self.evidence == "one_per_prompt"
 
     def collator(self, training: bool) -> Callable[[Sequence[Example]], ReaderBatch]:
         """Examples to encoded parts, with the gold answer (training) or every answer to be scored (evaluation)."""
@@ -134,22 +130,22 @@ class ReaderRaft(Stage):
         """The reader, the prompt order and the layout."""
         return {
             "reader": self.reader.describe(),
-            "prompt_order": str(self.template.order),
+            "prompt_order": self.template.order,
             "template": self.template.fingerprint(),
-            "evidence": str(self.evidence),
+            "evidence": self.evidence,
         }
 
     def accept(self, description: dict[str, Any]) -> None:
         """Restores the reader; refuses another prompt order or layout."""
-        trained, mine = description["prompt_order"], str(self.template.order)
+        trained, mine = description["prompt_order"], self.template.order
         if trained != mine and not self.allow_order_change:
             raise ValueError(
                 f"the reader was trained with prompt order {trained!r}, this run uses {mine!r}. Set "
                 f"--model.init_args.template.order {trained}, or --model.init_args.allow_order_change true."
             )
-        if description["evidence"] != str(self.evidence):
+        if description["evidence"] != self.evidence:
             raise ValueError(
-                f"the reader was trained with evidence {description['evidence']!r}, this run uses {str(self.evidence)!r}. "
+                f"the reader was trained with evidence {description['evidence']!r}, this run uses {self.evidence!r}. "
                 f"Set --model.init_args.evidence {description['evidence']}."
             )
         self.reader.restore(description["reader"])

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,11 +21,8 @@ from medrag_lightning.records import AnswerType, Prediction
 Floats = NDArray[np.float64]
 
 
-class ClosedReading(StrEnum):
-    """`scored`: the most likely choice, exactly. `generated`: free words, strictly parsed; what fits no choice is invalid."""
-
-    SCORED = "scored"
-    GENERATED = "generated"
+ClosedReading = Literal["scored", "generated"]
+"""`scored`: the most likely choice, exactly. `generated`: free words, strictly parsed; what fits no choice is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ class BatchReader:
                 scores[prompt].append(total)
                 lengths[prompt] = count
         kinds = {examples[place].query.answer_type for place in part.query_of_prompt}
-        generate = AnswerType.OPEN in kinds or self.closed is ClosedReading.GENERATED
+        generate = AnswerType.OPEN in kinds or self.closed == "generated"
         spoken = self.reader.generate(part.prompts, self.max_new_tokens) if generate else []
         for prompt, place in enumerate(part.query_of_prompt):
             of = found[place]
@@ -99,7 +96,7 @@ class BatchReader:
     def _closed(self, example: Example, of: _OfQuery, order: NDArray[np.intp], weight_K: Floats) -> Reading:
         query = example.query
         logp_C = mix_closed(np.array([of.logps[i] for i in order]), weight_K)
-        if self.closed is ClosedReading.SCORED:
+        if self.closed == "scored":
             raw = query.choices[int(logp_C.argmax())]
             answer: str | None = raw
         else:

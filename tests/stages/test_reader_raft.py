@@ -7,11 +7,9 @@ from toy import data, reader, stage, trainer
 
 from medrag_lightning.batches import Example
 from medrag_lightning.losses import answer_nll
-from medrag_lightning.prompts import PromptOrder, PromptTemplate
+from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.records import AnswerType, Regime
 from medrag_lightning.stages.raft_collator import RaftCollator
-from medrag_lightning.stages.reader_raft import EvidenceLayout
-from medrag_lightning.stages.reading import ClosedReading
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +74,8 @@ def test_init_from_starts_from_the_weights_but_not_the_step(fitted):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"template": PromptTemplate(order=PromptOrder.QUERY_FIRST)}, "prompt order 'evidence_first'"),
-        ({"evidence": EvidenceLayout.ALL_IN_ONE_PROMPT}, "one_per_prompt"),
+        ({"template": PromptTemplate(order="query_first")}, "prompt order 'evidence_first'"),
+        ({"evidence": "all_in_one_prompt"}, "one_per_prompt"),
     ],
 )
 def test_another_order_or_layout_is_refused(fitted, change, message):
@@ -88,7 +86,7 @@ def test_another_order_or_layout_is_refused(fitted, change, message):
 
 def test_another_order_can_be_allowed(fitted):
     folder, _, _, _ = fitted
-    changed = stage(template=PromptTemplate(order=PromptOrder.QUERY_FIRST), allow_order_change=True)
+    changed = stage(template=PromptTemplate(order="query_first"), allow_order_change=True)
     trainer(folder).test(changed, datamodule=data(folder), ckpt_path=folder / "a.ckpt", verbose=False, weights_only=True)
     assert changed.predictions
 
@@ -102,7 +100,7 @@ def test_a_checkpoint_of_another_stage_is_refused(fitted):
         trainer(folder).fit(stage(), datamodule=data(folder), ckpt_path=folder / "other.ckpt", weights_only=True)
 
 
-def batch_of(served_folder, training, layout=EvidenceLayout.ONE_PER_PROMPT):
+def batch_of(served_folder, training, layout="one_per_prompt"):
     """A batch made as a loader would, without a trainer."""
     module, served = stage(evidence=layout), data(served_folder)
     module.reader.prepare(served.training_texts())
@@ -120,7 +118,7 @@ def test_jomed_makes_one_sample_of_each_draw_and_one_prompt_a_candidate(tmp_path
 
 
 def test_all_in_one_prompt_shows_every_candidate(tmp_path):
-    _, batch = batch_of(tmp_path, training=False, layout=EvidenceLayout.ALL_IN_ONE_PROMPT)
+    _, batch = batch_of(tmp_path, training=False, layout="all_in_one_prompt")
     assert sum(len(part.query_of_prompt) for part in batch.parts) == len(batch.examples)
     assert all(count == 4 for part in batch.parts for count in part.prompts.images_of_prompt)
 
@@ -176,7 +174,7 @@ def test_loss_equals_the_plain_causal_lm_loss(tmp_path):
 
 
 def test_generated_closed_answers_are_parsed_strictly(tmp_path):
-    module, served = stage(closed_answers=ClosedReading.GENERATED), data(tmp_path)
+    module, served = stage(closed_answers="generated"), data(tmp_path)
     trainer(tmp_path).test(module, datamodule=served, verbose=False)
     closed = [p for p in module.predictions if p.answer_type is AnswerType.CLOSED]
     assert all(p.answer is None or p.answer in p.choices for p in closed)
