@@ -1,0 +1,246 @@
+"""The mini-hospital: a generated, synthetic world whose right answers, right evidence and best accuracy are known."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from medrag_lightning.artifacts import atomic_write, fingerprint
+from medrag_lightning.data.minihospital_images import CLEAR, FAINT, SIDES, Look, draw
+from medrag_lightning.data.minihospital_questions import (
+    FACTS,
+    MARK,
+    MAX_ENTITIES,
+    YES_NO,
+    Entity,
+    Item,
+    Patient,
+    Study,
+    ask,
+    deal_entities,
+    mixed_up,
+)
+from medrag_lightning.records import AnswerType, Document, ImageRef, Query, Split, shares_identity
+
+GENERATOR = 1  # raise it with every change of what a seed gives
+SOURCE = "minihospital (synthetic)"
+LICENSE = MARK
+MIN_SIZE = 24
+PATIENTS_PER_ENTITY = 6
+ASKING_PER_HELD_OUT_ENTITY = 2  # the other patients of a validation or test entity are evidence only
+SUBTLE_SHARE = 0.45
+MIXED_UP_SHARE = 0.3
+SECOND_STUDY_SHARE = 0.25
+VICTIMS_PER_ENTITY = 2
+
+
+class MiniHospital:
+    """A synthetic hospital as a `Table`: images, reports and questions whose answers are known by construction.
+
+    `Query.need` says what a question takes:
+
+    - ``image``: the side of the finding, which no report tells.
+    - ``either``: the finding, which the image shows and the reports of the same entity state.
+    - ``poisoned``: the same, where a near-duplicate of the image is filed under a wrong report.
+    - ``both``: a fact of what the image shows; the image says which report, only the report says the fact.
+    - ``report``: a fact of the entity that the question names.
+    - ``none``: general knowledge (which clinic treats a finding).
+
+    Facts belong to entities, and no entity is in two splits. The evidence is every training study, the studies of held-out
+    patients who ask nothing, and the mixed-up studies. Nothing here is medical data, and nothing may be concluded from it.
+
+    Args:
+        seed: which hospital.
+        size: number of patients, mixed-up ones aside; at least 24.
+        folder: where the images are written, once for each (seed, size); later uses and other processes share them.
+    """
+
+    def __init__(self, seed: int = 0, size: int = 768, folder: str = "runs/minihospital") -> None:
+        if size < MIN_SIZE:
+            raise ValueError(f"a mini-hospital needs at least {MIN_SIZE} patients, got size={size}")
+        if seed < 0:
+            raise ValueError(f"the seed of a mini-hospital must not be negative, got {seed}")
+        self.seed, self.size, self.folder = seed, size, Path(folder)
+        self.entities = deal_entities(np.random.default_rng([seed, 0]), _entity_counts(size), SUBTLE_SHARE, MIXED_UP_SHARE)
+        self.patients = self._admit()
+        self.studies = self._examine()
+        self._place = {study.id: number for number, study in enumerate(self.studies)}
+
+    def fingerprint(self) -> str:
+        """sha256 of what the hospital is made from: the same fingerprint gives the same bytes."""
+        return fingerprint("minihospital", GENERATOR, self.seed, self.size)
+
+    @property
+    def image_file(self) -> Path:
+        """The ``.npz`` file of all images, one array ``images`` (studies, 64, 64, 3) uint8."""
+        return self.folder / f"seed{self.seed}-size{self.size}-{self.fingerprint()[:12]}.npz"
+
+    def roots(self) -> list[Path]:
+        """The folder of the images, which are written if they are not there yet."""
+        self._write_images()
+        return [self.folder]
+
+    def documents(self) -> list[Document]:
+        """The evidence: training studies, studies of patients who ask nothing, and mixed-up studies."""
+        self._write_images()
+        return [self._document(study) for study in self.studies if study.patient.files]
+
+    def queries(self) -> list[Query]:
+        """All questions, study by study."""
+        self._write_images()
+        evidence: dict[int, list[Study]] = defaultdict(list)
+        for study in self.studies:
+            if study.patient.files:
+                evidence[study.patient.entity.number].append(study)
+        wrong = {study.resembles: study.told for study in self.studies if study.resembles}
+        made: list[Query] = []
+        for study in self.studies:
+            if not study.patient.asks:
+                continue
+            items = ask(study, wrong.get(study.id), np.random.default_rng([self.seed, 3, self._place[study.id]]))
+            related = evidence[study.patient.entity.number]
+            made += [self._query(study, number, item, related) for number, item in enumerate(items)]
+        return made
+
+    def _admit(self) -> list[Patient]:
+        patients = []
+        for number in range(self.size):
+            rank, place = divmod(number, len(self.entities))
+            entity = self.entities[place]
+            training = entity.split is Split.TRAIN
+            asks = training or rank < ASKING_PER_HELD_OUT_ENTITY
+            patients.append(Patient(f"{MARK}-p{number:05d}", entity, asks, files=training or not asks))
+        return patients
+
+    def _examine(self) -> list[Study]:
+        rng = np.random.default_rng([self.seed, 1])
+        studies: list[Study] = []
+        for patient in self.patients:
+            for _ in range(1 + int(rng.random() < SECOND_STUDY_SHARE)):
+                studies.append(self._study(patient, len(studies), rng))
+        taken = {entity.name for entity in self.entities}
+        for study in _victims(studies):
+            number = len(studies)
+            stray = Patient(f"{MARK}-p{self.size + number:05d}", study.patient.entity, asks=False, files=True)
+            look = Look(*_traits(study.look), noise=number)
+            told = mixed_up(stray.entity, taken, rng)
+            studies.append(Study(f"{MARK}-s{number:05d}", stray, look, told, resembles=study.id))
+        return studies
+
+    def _study(self, patient: Patient, number: int, rng: np.random.Generator) -> Study:
+        entity = patient.entity
+        strength = FAINT if entity.subtle else CLEAR
+        side = str(rng.choice(SIDES))
+        look = Look(entity.modality, entity.finding, entity.dye, side, strength, number)
+        return Study(f"{MARK}-s{number:05d}", patient, look, entity)
+
+    def _image(self, study: Study) -> ImageRef:
+        return ImageRef(str(self.image_file), "images", self._place[study.id])
+
+    def _document(self, study: Study) -> Document:
+        return Document(
+            id=f"doc-{study.id}",
+            text=study.told.report,
+            image=self._image(study),
+            patient_id=study.patient.id,
+            study_id=study.id,
+            modality=study.look.modality,
+            source=SOURCE,
+            license=LICENSE,
+        )
+
+    def _query(self, study: Study, number: int, item: Item, related: Sequence[Study]) -> Query:
+        others = [other for other in related if other.patient.id != study.patient.id]
+        useful = item.need in ("report", "either", "both", "poisoned")
+        relevant = [other for other in others if useful and other.truthful]
+        poison = [other for other in others if useful and not other.truthful and states(other.told, item) != item.answer]
+        return Query(
+            id=f"{study.id}-q{number}",
+            question=item.question,
+            image=self._image(study),
+            answer=item.answer,
+            choices=item.choices,
+            answer_type=AnswerType.CLOSED if item.choices else AnswerType.OPEN,
+            split=study.patient.entity.split,
+            patient_id=study.patient.id,
+            study_id=study.id,
+            modality=study.look.modality,
+            source=SOURCE,
+            need=item.need,
+            relevant_ids=tuple(f"doc-{other.id}" for other in relevant),
+            poison_ids=tuple(f"doc-{other.id}" for other in poison),
+        )
+
+    def _write_images(self) -> None:
+        """Writes the images unless they are there. Processes that race write the same bytes, and the last rename wins."""
+        if self.image_file.exists():
+            return
+        images = np.stack([draw(study.look, self.seed) for study in self.studies])
+        with atomic_write(self.image_file) as stream:
+            np.savez(stream, allow_pickle=False, images=images)
+
+
+def _victims(studies: Sequence[Study]) -> list[Study]:
+    """The studies that get a mixed-up near-duplicate: the first few that ask, of each entity whose reports are mixed up."""
+    victims: dict[int, list[Study]] = defaultdict(list)
+    for study in studies:
+        if study.patient.asks and study.patient.entity.mixed_up:
+            victims[study.patient.entity.number].append(study)
+    return [study for group in victims.values() for study in group[:VICTIMS_PER_ENTITY]]
+
+
+def states(entity: Entity, item: Item) -> str:
+    """The answer that a report about `entity` gives to a question about a finding or a fact."""
+    if item.fact is not None:
+        return entity.facts[item.fact]
+    if item.choices == YES_NO:
+        return YES_NO[f"is it {entity.finding} ?" != item.question]
+    return entity.finding
+
+
+def oracle_answer(query: Query, shown: Iterable[Document]) -> str | None:
+    """What a perfect reader answers that is shown `shown`; None where it cannot know and must guess.
+
+    It sees everything in the image, is not misled by a report that contradicts it, and knows no fact by heart.
+    """
+    if query.need not in ("report", "both"):
+        return query.answer
+    legal = {document.id for document in shown if shares_identity(query, document) is None}
+    return query.answer if legal & set(query.relevant_ids) else None
+
+
+def best_accuracy(queries: Sequence[Query], with_retrieval: bool) -> dict[str, float]:
+    """The best expected accuracy on `queries`, per need and as ``all``, with every relevant document at hand or with none.
+
+    Without evidence the answer of a ``report`` or ``both`` question is uniform over its choices, or over the values of its
+    fact if it is open; every other question is answered by the image or by the question. ValueError on an empty list.
+    """
+    if not queries:
+        raise ValueError("best_accuracy needs at least one query")
+    sums: dict[str, list[Fraction]] = defaultdict(list)
+    for query in queries:
+        known = query.need not in ("report", "both") or (with_retrieval and bool(query.relevant_ids))
+        value = Fraction(1) if known else Fraction(1, _option_count(query))
+        for key in (str(query.need), "all"):
+            sums[key].append(value)
+    return {key: float(sum(values) / len(values)) for key, values in sums.items()}
+
+
+def _option_count(query: Query) -> int:
+    if query.choices:
+        return len(query.choices)
+    return next(len(values) for values in FACTS.values() if query.answer in values)
+
+
+def _traits(look: Look) -> tuple[str, str, str, str, float]:
+    return look.modality, look.finding, look.dye, look.side, look.strength
+
+
+def _entity_counts(size: int) -> dict[Split, int]:
+    total = min(size // PATIENTS_PER_ENTITY, MAX_ENTITIES)
+    test, val = max(1, total // 4), max(1, total // 8)
+    return {Split.TRAIN: total - val - test, Split.VAL: val, Split.TEST: test}
