@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 
 BASE = "base"
-DEFAULT = "smoke"
+DEFAULT_MODEL = ("stages/reader_raft", "readers/tiny")
+DEFAULT = (*DEFAULT_MODEL, "data/minihospital", "smoke")
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -26,6 +27,13 @@ class ConfigFile:
         for key, _ in self.node.value if self.node is not None else []:
             yield str(key.value), key.start_mark.line + 1
 
+    def line_of(self, keys: tuple[str, ...], class_path: str | None = None) -> int | None:
+        """The line of the last of nested `keys`, from 1; None if it is not there.
+
+        ``init_args`` and list items are looked through; of a list, items of `class_path` come first.
+        """
+        return _line(self.node, keys, class_path)
+
 
 def config_folder() -> Path:
     """Where the shipped config files lie: inside the installed package, or beside it in a source tree."""
@@ -39,6 +47,17 @@ def short_names() -> list[str]:
     folder = config_folder()
     files = [path for path in sorted(folder.rglob("*")) if path.suffix in SUFFIXES]
     return [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+
+
+def read_all(names: Sequence[str], model_given: bool = False) -> list[ConfigFile]:
+    """The base file, the default stage unless `names` or `model_given` bring one, and the files that `names` mean, in order.
+
+    Without names: the default, which needs no data.
+    """
+    files = [read_config(find_config(name)) for name in names or DEFAULT]
+    if names and not model_given and not any(file.line_of(("model", "class_path")) for file in files):
+        files = [*(read_config(find_config(name)) for name in DEFAULT_MODEL), *files]
+    return [read_config(find_config(BASE)), *files]
 
 
 def find_config(name: str) -> Path:
@@ -107,6 +126,15 @@ def check_top_level(files: Sequence[ConfigFile], known: Sequence[str]) -> None:
                 raise ValueError(f"{file.path}:{line}: unknown key {key!r}{hint} Known keys: {', '.join(known)}")
 
 
+def refuse_own_seeds(files: Sequence[ConfigFile], arguments: Sequence[str]) -> None:
+    """Stage and data take their seed from `seed_everything`; ValueError where one is set beside it, for it would be ignored."""
+    for part in ("model", "data"):
+        places = [f"{file.path}:{line}" for file in files if (line := file.line_of((part, "seed")))]
+        places += [word for word in arguments if word.split("=")[0] in (f"--{part}.init_args.seed", f"--{part}.seed")]
+        if places:
+            raise ValueError(f"{places[0]}: the seed of {part} is that of the run; set seed_everything instead")
+
+
 def _refuse_repeated_keys(path: Path, node: yaml.Node) -> None:
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
@@ -120,3 +148,25 @@ def _refuse_repeated_keys(path: Path, node: yaml.Node) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _refuse_repeated_keys(path, item)
+
+
+def _line(node: yaml.Node | None, keys: tuple[str, ...], class_path: str | None) -> int | None:
+    """The line of the last key, looking through ``init_args`` and the items of lists."""
+    if isinstance(node, yaml.SequenceNode):
+        items = sorted(node.value, key=lambda item: _class_of(item) != class_path)
+        return next((line for item in items if (line := _line(item, keys, class_path))), None)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    for key, value in node.value:
+        if str(key.value).removesuffix("+") == keys[0]:
+            found = key.start_mark.line + 1 if len(keys) == 1 else _line(value, keys[1:], class_path)
+            if found:
+                return int(found)
+        elif key.value == "init_args" and (found := _line(value, keys, class_path)):
+            return int(found)
+    return None
+
+
+def _class_of(node: yaml.Node) -> str | None:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((str(value.value) for key, value in pairs if key.value == "class_path"), None)

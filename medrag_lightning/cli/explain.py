@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-import yaml
-
 from medrag_lightning.cli.config_files import ConfigFile
 
 MANY = 15  # settings that are no longer listed beside the nearest one
@@ -184,28 +182,6 @@ def _where(keys: tuple[str, ...], fault: Fault, files: Sequence[ConfigFile], arg
             if argument.startswith("--") and dotted and key == dotted:
                 return f"command line, {argument.split('=')[0]}: "
         for file in reversed(files):
-            if wanted and (line := _line(file.node, wanted, fault.class_path)):
+            if wanted and (line := file.line_of(wanted, fault.class_path)):
                 return f"{file.path}:{line}: "
     return ""
-
-
-def _line(node: yaml.Node | None, keys: tuple[str, ...], class_path: str | None) -> int | None:
-    """The line of the last key, looking through ``init_args`` and the items of lists."""
-    if isinstance(node, yaml.SequenceNode):
-        items = sorted(node.value, key=lambda item: _class_of(item) != class_path)
-        return next((line for item in items if (line := _line(item, keys, class_path))), None)
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    for key, value in node.value:
-        if str(key.value).removesuffix("+") == keys[0]:
-            found = key.start_mark.line + 1 if len(keys) == 1 else _line(value, keys[1:], class_path)
-            if found:
-                return int(found)
-        elif key.value == "init_args" and (found := _line(value, keys, class_path)):
-            return int(found)
-    return None
-
-
-def _class_of(node: yaml.Node) -> str | None:
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return next((str(value.value) for key, value in pairs if key.value == "class_path"), None)

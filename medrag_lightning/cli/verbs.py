@@ -32,8 +32,9 @@ def run_trainer_verb(verb: str, arguments: Sequence[str]) -> None:
     names, rest = config_files.split_arguments(arguments)
     if not names and verb != "fit":
         raise ValueError(f"{verb} needs -c: the config of a run, such as -c runs/NAME-001/config.yaml --ckpt_path best")
-    names = names or [config_files.DEFAULT]
-    files = [config_files.read_config(config_files.find_config(name)) for name in [config_files.BASE, *names]]
+    model_given = any(word.split("=")[0] in ("--model", "--model.class_path") for word in rest)
+    files = config_files.read_all(names, model_given)
+    config_files.refuse_own_seeds(files, rest)
     _be_quiet()
     rest = ["--help" if argument == "--help_all" else argument for argument in rest]
     configs = [word for file in files for word in ("-c", str(file.path))]
@@ -116,7 +117,7 @@ class MedragCLI(LightningCLI):
         L.seed_everything(int(seed), workers=False, verbose=False)
 
     def before_instantiate_classes(self) -> None:
-        """Settles the run folder and the checkpoint, and puts the folder where ``${run_folder}`` stands."""
+        """Settles the run folder and the checkpoint."""
         assert self.subcommand is not None
         config = self.config[self.subcommand]
         root, asked = config.trainer.default_root_dir, config.ckpt_path
@@ -126,12 +127,21 @@ class MedragCLI(LightningCLI):
         config.trainer.default_root_dir = str(folder)
         if asked:
             config.ckpt_path = str(self._checkpoint(request, folder))
-        config.trainer = _fill_in(config.trainer, str(folder))
 
     def instantiate_classes(self) -> None:
-        """Builds stage, data and trainer; jsonargparse's wrapping around what a class said of its settings is taken off."""
+        """Builds stage, data and trainer, with the run folder where its placeholder stands.
+
+        The saved configuration keeps the placeholder, so that it serves in another folder. jsonargparse's wrapping
+        around what a class said of its settings is taken off.
+        """
+        assert self.subcommand is not None
+        written = self.config[self.subcommand].clone()
+        self.config[self.subcommand].trainer = _fill_in(written.trainer.clone(), written.trainer.default_root_dir)
         try:
             super().instantiate_classes()
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, SaveConfig):
+                    callback.config = written
         except ValueError as error:
             root: BaseException = error
             while root.__cause__ is not None:

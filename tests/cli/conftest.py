@@ -1,5 +1,6 @@
 """A toy stage and toy data that the command can name, and a way to run the command in this process."""
 
+import logging
 import sys
 import textwrap
 
@@ -116,7 +117,7 @@ class Data(L.LightningDataModule):
         return Loader(self.seed)
 
     def val_dataloader(self):
-        return DataLoader(torch.ones(4, 3), 2)
+        return DataLoader(torch.ones(4, 3), batch_size=2)
 
     test_dataloader = predict_dataloader = val_dataloader
 '''
@@ -170,6 +171,7 @@ def toy(toy_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(toy_folder))
     monkeypatch.setattr(sys, "argv", ["medrag_lightning"])
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # Lightning logs to the stream of an earlier test
     for name in ("MEDRAG_RUN_FOLDER", "LOCAL_RANK", "MEDRAG_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "toy.yaml").write_text(CONFIG)
