@@ -15,7 +15,7 @@ from medrag_lightning.models.families import Family
 ADAPTER_NAME = "reader"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
 class LoraSettings:
     """Which low-rank updates are trained (JOMED: rank 8, alpha 16, no dropout).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ ANSWER_OF_ROW = [0, 1, 2, 1, 0, 1, 2, 1, 0, 2]
 
 
 @pytest.mark.parametrize("mode", ["rows", "prefill"])
-@pytest.mark.parametrize("order", list(PromptOrder))
+@pytest.mark.parametrize("order", get_args(PromptOrder))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_equals_the_plain_computation(family: str, order: PromptOrder, mode: scoring.ScoringMode) -> None:
     made, asked = reader(family), prompts(order)
@@ -105,8 +106,9 @@ def test_selected_prompts_keep_their_own_images(family: str) -> None:
 def test_untested_families_refuse_the_shared_prefill() -> None:
     made = reader("llava")
     rows = answer_rows(made, [0], ["yes"])
+    untested = replace(made.family, shared_prefill=False)
     with pytest.raises(ValueError, match="not proven exact"):
-        scoring.token_logp(made.core, replace(made.family, shared_prefill=False), made.processor.encode_prompts(prompts()[:1]), rows, "prefill")
+        scoring.token_logp(made.core, untested, made.processor.encode_prompts(prompts()[:1]), rows, "prefill")
 
 
 def test_wrong_padding_is_refused() -> None:
