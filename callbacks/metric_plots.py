@@ -34,7 +34,7 @@ class MetricPlots(L.Callback):
 
     Args:
         folder: where to; by default ``plots`` in the run folder.
-        smoothing: weight of the past in the smoothed training loss, in [0, 1); 0 for none.
+        smoothing: weight of the past in the smoothed training loss, in [0, 1); 0 for none. A short curve is smoothed less.
     """
 
     def __init__(self, folder: str | None = None, smoothing: float = 0.9) -> None:
@@ -114,7 +114,9 @@ def draw_loss(curves: dict[str, Curve], smoothing: float) -> bytes:
     if "train/loss" in curves:
         steps, values = curves["train/loss"]
         axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=1, label="train, each logged step")
-        axes.plot(steps, smoothed(values, smoothing), color=BLUE, linewidth=1.8, label=f"train, smoothed ({smoothing:g})")
+        weight = min(smoothing, max(0.0, 1 - 10 / len(values)))  # averages over no more than a tenth of the curve
+        label = f"train, smoothed (weight of the past {weight:.2g})"
+        axes.plot(steps, smoothed(values, weight), color=BLUE, linewidth=1.8, label=label)
     if "val/loss" in curves:
         _points(axes, curves["val/loss"], "validation", lower_is_better=True)
     axes.set(xlabel="optimizer step", ylabel="answer NLL (nats per token)", title="Loss")

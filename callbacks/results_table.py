@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from rich import get_console
@@ -57,7 +57,11 @@ class ResultsTable(L.Callback):
     """
 
     def __init__(
-        self, resampling_unit: Unit = Unit.PATIENT, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+        self,
+        resampling_unit: Literal["patient", "study", "image", "query"] = "patient",
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
     ) -> None:
         self.unit, self.bootstrap = Unit(resampling_unit), Bootstrap(resamples, confidence, seed)
         self._to_print: Group | None = None
@@ -128,8 +132,10 @@ def render(table: ResultTable, title: str, footnotes: Sequence[str]) -> Group:
         rows = [row for row in table.rows if row.metrics[next(iter(columns))].n]
         if rows:
             parts.append(_metric_table(heading, columns, rows))
-    if table.needs:
-        parts.append(_need_table(table.needs))
+    for heading, name in (("closed accuracy %", "closed_accuracy"), ("token recall %", "open_token_recall")):
+        needs = [row for row in table.needs if row.metrics[name].n]
+        if needs:
+            parts.append(_need_table(f"{heading} by need", name, needs))
     if table.differences:
         parts.append(_difference_table(table))
     spaced = [part for table_part in parts for part in (table_part, Text())]
@@ -146,14 +152,14 @@ def _metric_table(heading: str, columns: Mapping[str, str], rows: Sequence[Row])
     return table
 
 
-def _need_table(needs: Sequence[Row]) -> Table:
-    names = sorted({row.need for row in needs if row.need is not None})
-    table = _table("closed, by need")
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    for system in dict.fromkeys(row.system for row in needs):
-        mine = {row.need: row for row in needs if row.system == system}
-        cells = [cell(mine[name].metrics["closed_accuracy"]) if name in mine else "-" for name in names]
+def _need_table(heading: str, metric: str, rows: Sequence[Row]) -> Table:
+    table = _table(heading)
+    needs = sorted({row.need for row in rows if row.need is not None})
+    for need in needs:
+        table.add_column(need, justify="right", no_wrap=True)
+    for system in dict.fromkeys(row.system for row in rows):
+        mine = {row.need: row for row in rows if row.system == system}
+        cells = [percent_cell(mine[need].metrics[metric]) if need in mine else "-" for need in needs]
         table.add_row(system, *cells, style=_style(next(iter(mine.values()))))
     return table
 
@@ -181,6 +187,14 @@ def cell(metric: Metric, signed: bool = False) -> str:
         return value
     low, high = (_short(end, signed) for end in (metric.low, metric.high))
     return f"{value} [{low}, {high}]"
+
+
+def percent_cell(metric: Metric) -> str:
+    """``81 [78, 84]``, in percent, where columns are many."""
+    if metric.value != metric.value:
+        return "-"
+    ends = "" if metric.low != metric.low else f" [{100 * metric.low:.0f}, {100 * metric.high:.0f}]"
+    return f"{100 * metric.value:.0f}{ends}"
 
 
 def _short(value: float, signed: bool) -> str:

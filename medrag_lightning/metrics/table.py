@@ -251,8 +251,11 @@ def _coverage_notes(predictions: Sequence[Prediction], systems: Mapping[str, Seq
     unknown = sum(p.gold is None for p in predictions)
     if unknown:
         notes.append(f"{unknown} predictions without a gold answer are left out")
-    if len({frozenset(p.query_id for p in mine) for mine in systems.values()}) > 1:
-        notes.append("not every system answered the same queries: rows are not comparable, paired differences are")
+    asked = {name: {p.query_id for p in mine} for name, mine in systems.items()}
+    widest = max(asked.values(), key=len, default=set())
+    partial = [name for name, mine in asked.items() if mine != widest]
+    if partial:
+        notes.append(f"other queries stand behind {', '.join(partial)}: compare by paired differences, not by rows")
     return notes
 
 
@@ -264,14 +267,14 @@ def _biased_notes(rows: Iterable[Row]) -> list[str]:
 
 
 def _honest_notes(differences: Iterable[Difference]) -> list[str]:
-    """A sentence for every comparison that the retrieved system should win and does not."""
+    """What the retrieved system should win against and does not."""
     should_win = (SYSTEM_NAMES[Regime.NONE], SYSTEM_NAMES[Regime.RANDOM], QUESTION_ONLY, MAJORITY)
-    notes = []
+    beaten_by: dict[str, list[str]] = defaultdict(list)
     for d in differences:
         if d.baseline in should_win and not d.difference.low > 0:
             verdict = "worse than" if d.difference.high < 0 else "not shown to be better than"
-            notes.append(f"{d.system} is {verdict} {d.baseline} in {COMPARED[d.metric]}")
-    return notes
+            beaten_by[f"in {COMPARED[d.metric]}, {d.system} is {verdict}"].append(d.baseline)
+    return [f"{verdict} {', '.join(baselines)}" for verdict, baselines in beaten_by.items()]
 
 
 def _cluster(query: Query, unit: Unit) -> str:

@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 from toy_run import ToyData, ToyStage, trainer
 
-from callbacks.results_table import ResultsTable, cell, title_of
+from callbacks.results_table import ResultsTable, cell, percent_cell, title_of
 from medrag_lightning.metrics import Metric
 from medrag_lightning.records import Query, Regime
 
@@ -41,8 +41,8 @@ def test_a_reader_no_better_than_its_controls_is_told_so(tmp_path, capsys, monke
     monkeypatch.setitem(__import__("toy_run").CHANCE, Regime.RETRIEVED, 0.5)
     out, results = results_of(tmp_path, ToyStage((Regime.RETRIEVED, Regime.NONE)), ToyData("real"), capsys)
     assert "SYNTHETIC" not in out
-    assert "retrieved is worse than majority in closed accuracy" in results["notes"]
-    assert "retrieved is worse than majority in closed accuracy" in out
+    assert "in closed accuracy, retrieved is worse than question-only, majority" in results["notes"]
+    assert "in closed accuracy, retrieved is worse than question-only, majority" in out
 
 
 def test_only_tested_queries_count(tmp_path, capsys):
@@ -69,6 +69,7 @@ def test_cells_are_short():
     assert cell(Metric(1.0, 0.996, 1.0, 10)) == "1.000 [1.00, 1.00]"
     assert cell(Metric(-0.05, -0.1, 0.02, 10), signed=True) == "-0.050 [-.10, +.02]"
     assert cell(Metric.missing("no items")) == "-"
+    assert percent_cell(Metric(1.0, 0.996, 1.0, 10)) == "100 [100, 100]"
     assert cell(Metric(0.5, float("nan"), float("nan"), 1)) == "0.500"
 
 
