@@ -66,7 +66,7 @@ def test_search_merges_what_predict_left(tmp_path, reference):
 
 def test_index_merges_what_predict_left(tmp_path):
     embed(tmp_path)
-    with pytest.raises(ValueError, match="not merged yet: give the corpus"):
+    with pytest.raises(ValueError, match="not merged yet: run `fit` or `test` with this corpus"):
         build_index(tmp_path, IndexConfig())
     assert len(build_index(tmp_path, IndexConfig(), corpus(), "float16")) == 2
     assert EvidenceStore.open(tmp_path).vectors["text"].dtype == np.float16

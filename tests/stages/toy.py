@@ -1,5 +1,8 @@
 """A corpus of eight coloured squares and questions about them: small enough for a reader of a few thousand weights."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import torch
 from medrag_lightning.artifacts import atomic_write
 from medrag_lightning.data.evidence import EvidenceMixture
 from medrag_lightning.data.module import MedragData
+from medrag_lightning.interfaces import OpenImage
 from medrag_lightning.models.hf_reader import HfReader
 from medrag_lightning.models.tiny import TinyBackbone
 from medrag_lightning.records import AnswerType, Candidate, Channel, Document, ImageRef, Query, Regime, Retrieved, Split
@@ -67,13 +71,13 @@ class ToyTable:
 class ToySource:
     """The next two documents of the same colour, then one of another."""
 
-    def prepare(self, documents, open_image, folder) -> None:
+    def prepare(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
         self.load(documents, open_image, folder)
 
-    def load(self, documents, open_image, folder) -> None:
+    def load(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
         self.documents = list(documents)
 
-    def retrieve(self, queries) -> list[Retrieved]:
+    def retrieve(self, queries: Sequence[Query]) -> list[Retrieved]:
         return [Retrieved(q.id, tuple(self._candidates(int(q.id[1:]))), "toy") for q in queries]
 
     def _candidates(self, n: int) -> list[Candidate]:
