@@ -165,7 +165,10 @@ def build_index(
     """
     if not EvidenceStore.exists(store_folder) and shards_complete(store_folder):
         if documents is None:
-            raise ValueError(f"{store_folder} holds vectors that are not merged yet: give the corpus they belong to")
+            raise ValueError(
+                f"{store_folder} holds vectors of `predict` that are not merged yet: run `fit` or `test` with this corpus, "
+                "which merges and indexes them"
+            )
         merge_shards(store_folder, documents, dtype)
     store = EvidenceStore.open(store_folder)
     sides = [side for side in SIDES if len(store.vectors[side])]

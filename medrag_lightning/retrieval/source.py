@@ -126,8 +126,8 @@ class LiveSearch:
         left_out: set[str] = set()
         ranked = {channel: self._rank(channel, queries, asked, left_out) for channel in self.per_channel}
         if left_out:
-            logger.warning("%d documents show a query's image under another name and are not its evidence", len(left_out))
-            logger.info("copies of query images: %s", sorted(left_out)[:20])
+            told = ", ".join(sorted(left_out)[:5]) + (", ..." if len(left_out) > 5 else "")
+            logger.warning("not evidence for the queries whose image they copy: %d documents (%s)", len(left_out), told)
         found = []
         for place, query in enumerate(queries):
             hits = interleave({channel: lists[place] for channel, lists in ranked.items()}, self.per_channel)

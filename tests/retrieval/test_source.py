@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from jsonargparse import ArgumentParser
 
 from medrag_lightning.interfaces import CandidateSource
 from medrag_lightning.models.tiny_dual_encoder import TinyDualEncoder
@@ -108,7 +109,7 @@ def test_leak_rule_on_pixels(world, encoder, tmp_path, caplog):
         found = ready(world, encoder, tmp_path, BOTH).retrieve(world.queries)
     assert "planted" not in ids(found)[0]
     assert len(found[0].candidates) == 4
-    assert "1 documents show a query's image under another name" in caplog.text
+    assert "not evidence for the queries whose image they copy: 1 documents (planted)" in caplog.text
     nearest = ready(world, encoder, tmp_path, {"text_to_text": 1})
     assert ids(nearest.retrieve([dataclasses.replace(query, question="a copied image?")])) != [["planted"]]
     assert ids(nearest.retrieve([dataclasses.replace(query, question="a copied image?", image=None)])) == [["planted"]]
@@ -209,6 +210,22 @@ def test_fingerprint_follows_what_candidates_depend_on(world, encoder, tmp_path)
     prints = [ready(world, encoder, tmp_path, one).fingerprint() for one in channels]
     prints.append(ready(world, encoder, tmp_path, BOTH, index=IndexConfig("hnsw")).fingerprint())
     assert len(set(prints)) == 4
+
+
+def test_is_configured_by_name(world, tmp_path):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--source", type=CandidateSource)
+    encoder = {"class_path": "medrag_lightning.models.tiny_dual_encoder.TinyDualEncoder", "init_args": {"dim": 32}}
+    settings = {"encoder": encoder, "per_channel": {"text_to_text": 3}, "index": {"kind": "hnsw", "hnsw_links": 8}}
+    live = {"class_path": "medrag_lightning.retrieval.source.LiveSearch", "init_args": settings}
+    kept = {"class_path": "medrag_lightning.retrieval.candidates.Remembered", "init_args": {"source": live}}
+    source = parser.instantiate(parser.parse_object({"source": kept})).source
+    source.prepare(world.documents, world.pictures, tmp_path)
+    source.load(world.documents, world.pictures, tmp_path)
+    assert [len(names) for names in ids(source.retrieve(world.queries))] == [3] * 12
+    settings["index"] = {"kind": "flat", "hnsw_links": 8}
+    with pytest.raises(ValueError, match="would be ignored"):
+        parser.instantiate(parser.parse_object({"source": live}))
 
 
 def test_no_evidence(world, tmp_path):
