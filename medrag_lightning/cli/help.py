@@ -56,7 +56,8 @@ Trains, then tests the best weights. Without -c: the shipped default (smoke.yaml
 
 {_FILES}{_CHECKPOINT}\
                            goes on with training: step, optimizer and data position included. `last` without a run
-                           folder: the newest run of that name. Another stage's weights are named by init_from instead.
+                           folder: the newest run of that name; a file: the run it lies in. Another stage's weights are
+                           named by init_from instead.
   --test_after_fit false   train only
   --seed_everything N      the seed of everything (default 0)
   --trainer.default_root_dir FOLDER

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,15 @@ def new_folder(name: str, runs: Path = RUNS) -> Path:
             number += 1
         else:
             return folder
+
+
+def leave_folder(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Ends the first process's hold on its folder; a numbered one that stayed empty (a mistake, told) is removed."""
+    if environment.get("LOCAL_RANK", "0") != "0" or CHILD_VARIABLE not in environment:
+        return
+    folder = Path(environment.pop(CHILD_VARIABLE))
+    if folder.parent == RUNS and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def newest_run(name: str, runs: Path = RUNS) -> Path:

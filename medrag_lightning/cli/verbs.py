@@ -21,7 +21,7 @@ from medrag_lightning.cli.checkpoint_head import CheckpointHead, read_head
 from medrag_lightning.cli.config_files import ConfigFile
 from medrag_lightning.cli.explain import explain
 from medrag_lightning.cli.outcome import INTERRUPTED, PREEMPTED, tell
-from medrag_lightning.cli.run_folder import CHILD_VARIABLE, Request, choose_folder, last_checkpoint
+from medrag_lightning.cli.run_folder import CHILD_VARIABLE, Request, choose_folder, last_checkpoint, leave_folder
 
 VERBS = ("fit", "validate", "test", "predict")
 PLACEHOLDER = "${run_folder}"
@@ -44,6 +44,8 @@ def run_trainer_verb(verb: str, arguments: Sequence[str]) -> None:
         cli.run()
     except SystemExit as ending:
         _say_how_to_go_on(cli, ending)
+    finally:
+        leave_folder()
 
 
 class SaveConfig(SaveConfigCallback):
@@ -69,7 +71,6 @@ class MedragCLI(LightningCLI):
     def __init__(self, files: Sequence[ConfigFile], name: str, arguments: list[str]) -> None:
         self.files, self.run_name, self.arguments = files, name, arguments
         self.head = CheckpointHead()
-        self._ready = False
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -158,7 +159,6 @@ class MedragCLI(LightningCLI):
                 f"--ckpt_path: the checkpoint is of stage {self.head.stage!r}, this run is stage {mine!r}. --ckpt_path "
                 "goes on with the same stage; to start from another stage's weights give --model.init_args.init_from"
             )
-        self._ready = True
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Not yet: `run` does it, once the caller holds this object."""
@@ -226,7 +226,7 @@ def _say_how_to_go_on(cli: MedragCLI | None, ending: SystemExit) -> None:
         code = PREEMPTED
     elif trainer is not None and trainer.interrupted and code == 1:
         code = INTERRUPTED  # Lightning leaves with 1 after Ctrl-C outside training
-    if cli is not None and code in (PREEMPTED, INTERRUPTED):
+    if cli is not None and cli.subcommand == "fit" and code in (PREEMPTED, INTERRUPTED):
         folder = Path(cli.trainer.default_root_dir)
         if (folder / "checkpoints" / "last.ckpt").is_file():
             command = f"python -m medrag_lightning fit -c {folder / 'config.yaml'} --ckpt_path last"

@@ -48,11 +48,12 @@ class Stage(L.LightningModule):
         schedule: Schedule = Schedule(),
         seed: int = 0,
         signal_at: int | None = None,
+        test_signal: int | None = None,
         step_seconds: float = 0.0,
     ) -> None:
         super().__init__()
         self.head, self.optimizer, self.seed = head, optimizer, seed
-        self.signal_at, self.step_seconds = signal_at, step_seconds
+        self.signal_at, self.test_signal, self.step_seconds = signal_at, test_signal, step_seconds
 
     def training_step(self, batch, index):
         time.sleep(self.step_seconds)
@@ -66,6 +67,8 @@ class Stage(L.LightningModule):
         self.log("val/loss", self.head.layer(batch).pow(2).mean(), sync_dist=True)
 
     def test_step(self, batch, index):
+        if self.test_signal is not None:
+            os.kill(os.getpid(), self.test_signal)
         self.log("test/loss", self.head.layer(batch).pow(2).mean(), sync_dist=True)
 
     def predict_step(self, batch, index):

@@ -76,6 +76,7 @@ def test_mistake_in_a_file(run, toy, case):
     assert "Traceback" not in err
     for part in expected:
         assert part in err
+    assert not list(toy.glob("runs/*")), "a mistake leaves no empty run folder"
 
 
 COMMANDS = {

@@ -55,6 +55,16 @@ def test_stopped_and_resumed_run_equals_a_whole_one(run):
     assert Path("runs/toy-002/config.before_resume_1.yaml").exists()
 
 
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_during_the_test_is_no_success_either(run, number, expected):
+    code, err = run("fit", "-c", "toy.yaml", "--trainer.max_epochs", "1", "--model.init_args.test_signal", int(number))
+    assert code == expected
+    assert "go on with: python -m medrag_lightning fit -c runs/toy-001/config.yaml --ckpt_path last" in err
+    arguments = ["--ckpt_path", "last", "--model.init_args.test_signal", "null"]
+    assert run("fit", "-c", "runs/toy-001/config.yaml", *arguments)[0] == 0
+    assert "test/loss" in metrics("runs/toy-001")[-1]
+
+
 def test_the_last_run_of_a_name_is_found(run):
     for _ in range(2):
         assert run("fit", "-c", "toy.yaml", "--trainer.max_epochs", "1", "--test_after_fit", "false")[0] == 0
