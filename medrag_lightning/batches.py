@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -274,4 +275,4 @@ def split_by_length(lengths: Sequence[int], max_waste: float = 0.15, max_parts: 
     for cut in reversed(cuts[1:]):
         ends.append(int(cut[ends[-1] - 1]))
     bounds = [0, *reversed(ends)]
-    return [sorted(order[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [sorted(order[a:b]) for a, b in pairwise(bounds)]

@@ -87,9 +87,10 @@ class EvidencePicker:
         if drop_relevant:
             relevant = set(query.relevant_ids) or {self.retrieved[query.id].candidates[0].id}
             kept = [candidate for candidate in found if candidate.id not in relevant]
-            found = kept + self._random(query, len(found) - len(kept), rng.integers(2**31), {c.id for c in kept} | relevant)
+            lost, draw = len(found) - len(kept), int(rng.integers(2**31))
+            found = kept + self._random(query, lost, draw, {c.id for c in kept} | relevant)
         if self.mixture.distractors:
-            found += self._random(query, self.mixture.distractors, rng.integers(2**31), {c.id for c in found})
+            found += self._random(query, self.mixture.distractors, int(rng.integers(2**31)), {c.id for c in found})
         if self.mixture.shuffle and not self.one_per_prompt:
             found = [found[int(place)] for place in rng.permutation(len(found))]
         return tuple(found)
@@ -102,7 +103,7 @@ class EvidencePicker:
         if regime is Regime.RETRIEVED:
             return found
         if regime is Regime.RANDOM:
-            draw = counter_rng(self.seed, "random evidence", query.id).integers(2**31)
+            draw = int(counter_rng(self.seed, "random evidence", query.id).integers(2**31))
             return tuple(self._random(query, len(found), draw, set()))
         ids = query.relevant_ids if regime is Regime.ORACLE else query.poison_ids
         return tuple(Candidate(self.by_id[name], 1.0, Channel.GIVEN) for name in ids)
@@ -111,7 +112,7 @@ class EvidencePicker:
         """`count` distinct legal documents (fewer only if the corpus has no more)."""
         picked: list[Candidate] = []
         taken = set(excluded)
-        for place in _without_repeats(counter_rng(self.seed, "documents", int(draw)), len(self.documents)):
+        for place in _without_repeats(counter_rng(self.seed, "documents", draw), len(self.documents)):
             if len(picked) >= count:
                 break
             document = self.documents[place]

@@ -36,7 +36,7 @@ class TrainExamples(Dataset[list[Example]]):
         return [self._one(key) for key in keys]
 
     def _one(self, key: SampleKey) -> Example:
-        place, sample = divmod(key.index, self.picker.mixture.samples_per_query)
+        place, sample = divmod(key.place, self.picker.mixture.samples_per_query)
         query = self.queries[place]
         example = _example(query, Regime.RETRIEVED, self.picker.for_training(query, sample, key.epoch), self.open_image)
         if self.augmentation is None or example.query_image is None:
@@ -56,7 +56,7 @@ class EvalExamples(Dataset[list[Example]]):
         return len(self.queries)
 
     def __getitem__(self, keys: Sequence[SampleKey]) -> list[Example]:
-        chosen = [self.queries[key.index] for key in keys]
+        chosen = [self.queries[key.place] for key in keys]
         return [_example(q, self.regime, self.picker.for_regime(q, self.regime), self.open_image) for q in chosen]
 
 
@@ -70,7 +70,7 @@ class CorpusItems(Dataset[list[EmbedItem]]):
         return len(self.documents)
 
     def __getitem__(self, keys: Sequence[SampleKey]) -> list[EmbedItem]:
-        return [self._one(key.index) for key in keys]
+        return [self._one(key.place) for key in keys]
 
     def _one(self, index: int) -> EmbedItem:
         document = self.documents[index]

@@ -68,7 +68,8 @@ class MedragData(L.LightningDataModule):
         if len(set(regimes)) != len(regimes):
             raise ValueError(f"data.regimes repeats a regime: {regimes}")
         self.tables, self.corpus, self.source = tables, corpus, source
-        self.evidence, self.seed, self.regimes, self.augmentation = evidence, seed, [Regime(name) for name in regimes], augmentation
+        self.evidence, self.seed, self.augmentation = evidence, seed, augmentation
+        self.regimes = [Regime(name) for name in regimes]
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.cache_folder, self.max_pixels = Path(cache_folder), max_pixels
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
@@ -202,8 +203,9 @@ class MedragData(L.LightningDataModule):
         assert self.trainer is not None
         loop = self.trainer.fit_loop
         epochs: Any = loop.epoch_progress.current
+        batches: Any = loop.epoch_loop.batch_progress.current
         under_way = epochs.started > epochs.processed
-        return Position(epochs.processed, loop.epoch_loop.batch_progress.current.processed if under_way else 0)
+        return Position(epochs.processed, batches.processed if under_way else 0)
 
     def _read_tables(self) -> None:
         if self._queries is not None:

@@ -14,7 +14,7 @@ class SampleKey(NamedTuple):
     """One draw: the epoch it belongs to (what counter-based randomness needs) and the sample's position in the set."""
 
     epoch: int
-    index: int
+    place: int
 
 
 class Position(NamedTuple):
@@ -69,7 +69,7 @@ class TrainSampler(Sampler[list[SampleKey]]):
         for batch in range(start, len(self)):
             stop = self.size if batch == len(self) - 1 else (batch + 1) * step
             mine = order[batch * step : stop][self.rank :: self.world]
-            yield [SampleKey(epoch, int(index)) for index in mine]
+            yield [SampleKey(epoch, int(place)) for place in mine]
 
 
 class EvalSampler(Sampler[list[SampleKey]]):
@@ -86,7 +86,7 @@ class EvalSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for start in range(0, len(self.indices), self.batch_size):
-            yield [SampleKey(0, index) for index in self.indices[start : start + self.batch_size]]
+            yield [SampleKey(0, place) for place in self.indices[start : start + self.batch_size]]
 
 
 class ResumableLoader(DataLoader[Any]):

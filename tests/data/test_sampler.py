@@ -4,7 +4,7 @@ from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader
 
 
 def epoch(sampler):
-    return [[key.index for key in batch] for batch in sampler]
+    return [[key.place for key in batch] for batch in sampler]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -62,7 +62,7 @@ def test_fewer_samples_than_processes_is_refused():
 
 @pytest.mark.parametrize("size", [0, 1, 7])
 def test_evaluation_sees_every_sample_once_in_order(size):
-    shares = [[key.index for batch in EvalSampler(size, 2, rank, 3) for key in batch] for rank in range(3)]
+    shares = [[key.place for batch in EvalSampler(size, 2, rank, 3) for key in batch] for rank in range(3)]
     assert sorted(index for share in shares for index in share) == list(range(size))
     assert all(share == sorted(share) for share in shares)
 

@@ -16,9 +16,8 @@ def outcomes(tmp_path_factory):
         folder = tmp_path_factory.mktemp(f"processes{processes}")
         script = Path(__file__).with_name("ddp_script.py")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
-        done = subprocess.run(
-            [sys.executable, str(script), str(folder), str(processes)], env=environment, capture_output=True, text=True, timeout=240
-        )
+        command = [sys.executable, str(script), str(folder), str(processes)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-3000:]
         weights = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
         numbers = {phase: torch.load(folder / f"{phase}.pt", weights_only=True) for phase in ("fit", "test")}

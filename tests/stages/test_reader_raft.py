@@ -55,7 +55,7 @@ def test_checkpoint_holds_what_trains_and_names_its_stage(fitted):
 
 
 def test_checkpoint_restores_the_same_predictions(fitted):
-    folder, module, served, _ = fitted
+    folder, module, _, _ = fitted
     again = stage()
     trainer(folder).test(again, datamodule=data(folder), ckpt_path=folder / "a.ckpt", verbose=False, weights_only=True)
     assert again.predictions == module.predictions
@@ -110,7 +110,7 @@ def batch_of(served_folder, training, layout="one_per_prompt"):
 
 
 def test_jomed_makes_one_sample_of_each_draw_and_one_prompt_a_candidate(tmp_path):
-    module, batch = batch_of(tmp_path, training=True)
+    _, batch = batch_of(tmp_path, training=True)
     assert all(len(example.candidates) <= 1 for example in batch.examples)
     assert sum(len(part.query_of_prompt) for part in batch.parts) == len(batch.examples) == 6
     _, batch = batch_of(tmp_path, training=False)
@@ -166,7 +166,8 @@ def test_loss_equals_the_plain_causal_lm_loss(tmp_path):
             held = part.prompts.images_of_prompt[prompt]
             pixels = part.prompts.vision["pixel_values"][images : images + held]
             images += held
-            out = model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], pixel_values=pixels, labels=labels[None])
+            seen = torch.ones_like(ids)[None]
+            out = model(input_ids=ids[None], attention_mask=seen, pixel_values=pixels, labels=labels[None])
             tokens = int(part.rows.mask_RL[row].sum())
             total, count = total + out.loss.item() * tokens, count + tokens
     losses = [answer_nll(module.reader.token_logp(p.prompts, p.rows), p.rows.mask_RL, count).item() for p in batch.parts]

@@ -100,7 +100,10 @@ def data(folder, **settings) -> MedragData:
     return MedragData([table], [table], ToySource(), **{"regimes": regimes, **chosen, **settings})
 
 
-def stage(dropout: float = 0.0, optimizer=partial(torch.optim.AdamW, lr=3e-3), **settings) -> ReaderRaft:
+ADAMW = partial(torch.optim.AdamW, lr=3e-3)
+
+
+def stage(dropout: float = 0.0, optimizer=ADAMW, **settings) -> ReaderRaft:
     return ReaderRaft(reader(dropout=dropout), optimizer, **{"max_new_tokens": 4, **settings})
 
 
