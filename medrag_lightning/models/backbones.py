@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 import transformers
 
+from medrag_lightning.models.families import Family, family_of
 from medrag_lightning.models.hf_processor import HfProcessor
 from medrag_lightning.models.image_only import ImageOnlyProcessor, PixtralImageOnlyProcessor
 from medrag_lightning.models.tiny import Loaded, refuse_contradictions
@@ -38,7 +39,7 @@ class Pretrained:
     Args:
         name: hub name, or a folder written by `save_pretrained`. With HF_HUB_OFFLINE=1 the local cache must have it.
         dtype: of the frozen weights and of the computation; `auto` takes the checkpoint's. Trained weights are float32.
-        quantization: `nf4` loads the base in 4 bits (QLoRA); it needs an adapter, a CUDA device and the extra `gpu`.
+        quantization: `nf4` loads the language tower in 4 bits (QLoRA); it needs an adapter and the extra `gpu`.
         max_image_side_px: larger images are scaled down (JOMED: 256).
         attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ...; None is the library's choice.
         revision: branch, tag or commit of the hub repository.
@@ -74,9 +75,10 @@ class Pretrained:
         settings: dict[str, Any] = {"dtype": self.dtype, **source}
         if self.attn_implementation is not None:
             settings["attn_implementation"] = self.attn_implementation
-        if self.quantization is not None:
-            settings["quantization_config"] = _nf4(self.dtype)
         try:
+            if self.quantization is not None:
+                config = transformers.AutoConfig.from_pretrained(self.name, **source)
+                settings["quantization_config"] = _nf4(self.dtype, family_of(config.model_type))
             processor = _load_processor(self.name, source, self.max_image_side_px)
             model = transformers.AutoModelForImageTextToText.from_pretrained(self.name, **settings)
         except OSError as error:
@@ -108,11 +110,21 @@ class Pretrained:
         }
 
 
-def _nf4(dtype: str) -> transformers.BitsAndBytesConfig:
+def _nf4(dtype: str, family: Family) -> transformers.BitsAndBytesConfig:
+    """QLoRA's settings (arXiv 2305.14314), for the language tower."""
     compute = torch.bfloat16 if dtype == "auto" else getattr(torch, dtype)
     return transformers.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=kept_from_quantization(family),
     )
+
+
+def kept_from_quantization(family: Family) -> list[str]:
+    """Patterns of the modules that keep their dtype: the small vision tower, what may be trained in full, the LM head."""
+    return [*(rf"(?:.*\.)?{name}" for name in (family.vision, *family.projectors)), "lm_head"]
 
 
 def _load_processor(name: str, source: dict[str, Any], max_image_side_px: int) -> Any:

@@ -73,7 +73,10 @@ class HfReader(nn.Module):
         refuse_contradictions(self._settings(), {k: v for k, v in description.items() if k != "backbone"})
         if self._loaded is not None and self._description["backbone"] == description["backbone"]:
             return
+        device = None if self._loaded is None else self.core.device
         self._install(self.backbone.reload(description["backbone"]))
+        if device is not None:
+            self.to(device)
 
     @property
     def processor(self) -> HfProcessor:

@@ -12,7 +12,7 @@ from reader_folders import FOLDERS
 from reader_world import ANSWERS, answer_rows, plain_logp, prompts
 
 from medrag_lightning.interfaces import Reader
-from medrag_lightning.models.backbones import Pretrained
+from medrag_lightning.models.backbones import Pretrained, kept_from_quantization
 from medrag_lightning.models.hf_reader import HfReader
 from medrag_lightning.models.lora import LoraSettings
 
@@ -103,3 +103,16 @@ def test_four_bits_without_the_extra_says_which_extra() -> None:
     else:
         with pytest.raises(ValueError, match="add an adapter"):
             HfReader(Pretrained("x", quantization="nf4"))
+
+
+@pytest.mark.parametrize("family", FOLDERS)
+def test_only_the_language_tower_goes_to_four_bits(family: str, folders: dict[str, Path]) -> None:
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    made = HfReader(Pretrained(str(folders[family]), max_image_side_px=32))
+    made.prepare(())
+    kept = kept_from_quantization(made.family)
+    linear = [name for name, module in made.core.named_modules() if isinstance(module, torch.nn.Linear)]
+    converted = {name for name in linear if should_convert_module(name, kept)}
+    assert converted == {name for name in linear if f".{made.family.language}." in name}
+    assert converted
