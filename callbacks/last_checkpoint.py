@@ -10,14 +10,14 @@ from lightning.pytorch.callbacks import Checkpoint
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves ``<run folder>/checkpoints/last.ckpt`` every so many optimizer steps, after validation, and at the end.
+    """Saves ``<run folder>/checkpoints/last.ckpt`` at the start, every so many steps, after validation, and at the end.
 
     A checkpoint that Lightning writes just before a validation resumes *after* it, and that validation is lost; so no
     checkpoint is written there, but after the validation. List this after `ModelCheckpoint`, so that the best score is
     in it. `ModelCheckpoint(save_last=True)` is not needed beside it.
 
     Args:
-        every_n_steps: optimizer steps between two saves; 0 saves after validation and at the end only.
+        every_n_steps: optimizer steps between two saves; 0 for none in between.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
@@ -28,8 +28,10 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Does not save again what was just loaded."""
+        """Saves the very beginning, so that a run killed at once resumes like any other; not what was just loaded."""
         self._saved_step = trainer.global_step
+        if trainer.ckpt_path is None:
+            self._save(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

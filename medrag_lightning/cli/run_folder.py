@@ -10,7 +10,7 @@ from pathlib import Path
 
 RUNS = Path("runs")
 CHILD_VARIABLE = "MEDRAG_RUN_FOLDER"  # set by the first process for the ranks that it starts
-TRACES = ("config.yaml", "metrics.csv", "checkpoints")
+TRACES = ("metrics.csv", "checkpoints/*.ckpt")  # not config.yaml: a run stopped before its first step may start again
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 def _given(request: Request, root: Path) -> Path:
-    traces = [name for name in TRACES if (root / name).exists()]
+    traces = [path.relative_to(root).as_posix() for pattern in TRACES for path in sorted(root.glob(pattern))]
     if request.verb == "fit" and request.ckpt_path is None and traces:
         raise ValueError(
             f"{root} already holds a run ({', '.join(traces)}). To go on with it add --ckpt_path last; "

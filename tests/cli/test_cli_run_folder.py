@@ -80,3 +80,16 @@ def test_last_checkpoint_is_the_newest_file_where_there_is_no_last():
     last = checkpoint("run")
     new.touch()
     assert last_checkpoint(Path("run")) == last
+
+
+def test_a_folder_with_results_is_taken_and_one_with_a_config_only_is_not():
+    root = Path("mine")
+    root.mkdir()
+    (root / "config.yaml").write_text("")
+    request = Request("fit", "a", root, None)
+    assert choose_folder(request, {}) == root
+    checkpoint(root)
+    with pytest.raises(ValueError, match=r"mine already holds a run \(checkpoints/last\.ckpt\)"):
+        choose_folder(request, {})
+    assert choose_folder(Request("fit", "a", root, "last"), {}) == root
+    assert choose_folder(Request("test", "a", root, None), {}) == root
