@@ -32,7 +32,7 @@ LICENSE = MARK
 MIN_SIZE = 24
 PATIENTS_PER_ENTITY = 6
 ASKING_PER_HELD_OUT_ENTITY = 2  # the other patients of a validation or test entity are evidence only
-SUBTLE_SHARE = 0.45
+SUBTLE_SHARE = 0.35
 MIXED_UP_SHARE = 0.3
 SECOND_STUDY_SHARE = 0.25
 VICTIMS_PER_ENTITY = 2
@@ -59,7 +59,7 @@ class MiniHospital:
         folder: where the images are written, once for each (seed, size); later uses and other processes share them.
     """
 
-    def __init__(self, seed: int = 0, size: int = 768, folder: str = "runs/minihospital") -> None:
+    def __init__(self, seed: int = 0, size: int = 1152, folder: str = "runs/minihospital") -> None:
         if size < MIN_SIZE:
             raise ValueError(f"a mini-hospital needs at least {MIN_SIZE} patients, got size={size}")
         if seed < 0:
@@ -242,5 +242,5 @@ def _traits(look: Look) -> tuple[str, str, str, str, float]:
 
 def _entity_counts(size: int) -> dict[Split, int]:
     total = min(size // PATIENTS_PER_ENTITY, MAX_ENTITIES)
-    test, val = max(1, total // 4), max(1, total // 8)
+    test, val = max(1, total // 6), max(1, total // 12)
     return {Split.TRAIN: total - val - test, Split.VAL: val, Split.TEST: test}
