@@ -198,3 +198,18 @@ def test_tiny_encoder_is_fast_enough():
     start = time.process_time()
     encoder.embed_images(images)
     assert 100 / (time.process_time() - start) >= 500
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("file", "margin"),
+    [("breastmnist/breastmnist.npz", 0.1), ("retinamnist/retinamnist.npz", 0.1), ("ham10000/ham10000_28.npz", 0.15)],
+)
+def test_tiny_encoder_finds_images_of_the_same_class_above_chance(medrag_data, file, margin):
+    """Share of training images whose nearest other one has their label, against drawing one at random."""
+    arrays = np.load(medrag_data / file)
+    images, labels = arrays["train_images"][:800], arrays["train_labels"].ravel()[:800]
+    vectors = TinyDualEncoder().embed_images([Image.fromarray(array).convert("RGB") for array in images])
+    nearest = (vectors @ vectors.T - 2 * np.eye(len(vectors))).argmax(1)
+    chance = (np.bincount(labels) / len(labels)) ** 2
+    assert (labels[nearest] == labels).mean() >= chance.sum() + margin

@@ -45,7 +45,7 @@ def test_flat_equals_numpy_with_ties():
 
 
 def test_answers_do_not_depend_on_company():
-    """FAISS sums differently above 20 queries; the answers must not show it."""
+    """FAISS sums differently for many queries than for few; the answers must not show it."""
     vectors, queries = unit(300)[np.arange(900) % 300], unit(300, seed=4)
     index = VectorIndex(vectors, IndexConfig())
     scores, rows = index.search(queries, 6)
