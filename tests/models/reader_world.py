@@ -32,7 +32,7 @@ def picture(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def prompts(order: PromptOrder = PromptOrder.EVIDENCE_FIRST) -> list[Prompt]:
+def prompts(order: PromptOrder = "evidence_first") -> list[Prompt]:
     """Five prompts of different length: two images, one, none, a long evidence, an image last."""
     template = PromptTemplate(order=order)
     rows = [
