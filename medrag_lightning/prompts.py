@@ -13,7 +13,6 @@ from typing import Literal
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import Example, Prompt, Role, Segment
 
-
 PromptOrder = Literal["evidence_first", "query_first"]
 """`evidence_first`: evidence, then query (JOMED). `query_first`: query, then evidence, then a cue to answer."""
 

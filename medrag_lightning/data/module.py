@@ -82,7 +82,7 @@ class MedragData(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Builds the evidence store where it is missing (one process)."""
         self._read_tables()
-        self.source.prepare(self._documents, self._image_store(), self._store_folder())
+        self.source.prepare(self._documents, self._image_store(), self.evidence_folder())
 
     def setup(self, stage: str) -> None:
         """Reads tables and finds the candidates of every query once."""
@@ -90,7 +90,7 @@ class MedragData(L.LightningDataModule):
         assert self._queries is not None
         if self._retrieved:
             return
-        self.source.load(self._documents, self._image_store(), self._store_folder())
+        self.source.load(self._documents, self._image_store(), self.evidence_folder())
         wanted = [query for split in Split for query in self._queries[split]]
         for query, found in zip(wanted, self.source.retrieve(wanted), strict=True):
             for candidate in found.candidates:
@@ -110,6 +110,11 @@ class MedragData(L.LightningDataModule):
         """The evidence corpus, in table order."""
         self._read_tables()
         return self._documents
+
+    def evidence_folder(self) -> Path:
+        """Where the evidence store of this corpus lies; two corpora never share one."""
+        told = [[d.id, d.text, str(d.image) if d.image else None] for d in self.documents()]
+        return self.cache_folder / fingerprint(told)[:16]
 
     def training_texts(self) -> list[str]:
         """Everything that a training prompt may say; a tiny reader trains its tokenizer on it."""
@@ -220,7 +225,3 @@ class MedragData(L.LightningDataModule):
     def _image_store(self) -> ImageStore:
         roots: Sequence[Path] = [root for table in [*self.tables, *self.corpus] for root in table.roots()]
         return ImageStore(sorted(set(roots)), max_pixels=self.max_pixels)
-
-    def _store_folder(self) -> Path:
-        told = [[d.id, d.text, str(d.image) if d.image else None] for d in self._documents]
-        return self.cache_folder / fingerprint(told)[:16]

@@ -21,7 +21,6 @@ from medrag_lightning.stages.base import Schedule, Stage
 from medrag_lightning.stages.raft_collator import RaftCollator
 from medrag_lightning.stages.reading import BatchReader, ClosedReading, Reading, summary
 
-
 EvidenceLayout = Literal["one_per_prompt", "all_in_one_prompt"]
 """`one_per_prompt`: K prompts a query, mixed afterwards (JOMED). `all_in_one_prompt`: one prompt with K candidates."""
 
