@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -24,7 +26,6 @@ from medrag_lightning.cli.outcome import INTERRUPTED, PREEMPTED, tell
 from medrag_lightning.cli.run_folder import CHILD_VARIABLE, Request, choose_folder, last_checkpoint, leave_folder
 
 VERBS = ("fit", "validate", "test", "predict")
-PLACEHOLDER = "${run_folder}"
 
 
 def run_trainer_verb(verb: str, arguments: Sequence[str]) -> None:
@@ -130,14 +131,16 @@ class MedragCLI(LightningCLI):
             config.ckpt_path = str(self._checkpoint(request, folder))
 
     def instantiate_classes(self) -> None:
-        """Builds stage, data and trainer, with the run folder where its placeholder stands.
+        """Builds stage, data and trainer, with ``${run_folder}`` and environment variables (``${MEDRAG_DATA}``) filled in.
 
-        The saved configuration keeps the placeholder, so that it serves in another folder. jsonargparse's wrapping
-        around what a class said of its settings is taken off.
+        The saved configuration keeps the placeholders, so that it serves in another folder and on another machine.
+        jsonargparse's wrapping around what a class said of its settings is taken off.
         """
         assert self.subcommand is not None
         written = self.config[self.subcommand].clone()
-        self.config[self.subcommand].trainer = _fill_in(written.trainer.clone(), written.trainer.default_root_dir)
+        variables = {**os.environ, "run_folder": str(written.trainer.default_root_dir)}
+        for part in ("trainer", "model", "data"):
+            self.config[self.subcommand][part] = _fill_in(written[part].clone(), variables)
         try:
             super().instantiate_classes()
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -204,18 +207,24 @@ class MedragCLI(LightningCLI):
         return best
 
 
-def _fill_in(value: Any, folder: str) -> Any:
-    """`value` with the placeholder replaced in every string below it."""
+def _fill_in(value: Any, variables: Mapping[str, str]) -> Any:
+    """`value` with every ``${NAME}`` in the strings below it replaced; ValueError names one that is not set."""
     if isinstance(value, str):
-        return value.replace(PLACEHOLDER, folder)
+        return re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], value, variables), value)
     if isinstance(value, list):
-        return [_fill_in(item, folder) for item in value]
-    if hasattr(value, "__dict__"):
+        return [_fill_in(item, variables) for item in value]
+    if isinstance(value, dict):
+        return {key: _fill_in(item, variables) for key, item in value.items()}
+    if isinstance(value, Namespace):
         for key, item in vars(value).items():
-            setattr(value, key, _fill_in(item, folder))
-    elif isinstance(value, dict):
-        return {key: _fill_in(item, folder) for key, item in value.items()}
+            setattr(value, key, _fill_in(item, variables))
     return value
+
+
+def _variable(name: str, text: str, variables: Mapping[str, str]) -> str:
+    if name not in variables:
+        raise ValueError(f"{text}: the environment variable {name} is not set: export {name}=...")
+    return variables[name]
 
 
 def _say_how_to_go_on(cli: MedragCLI | None, ending: SystemExit) -> None:

@@ -144,6 +144,18 @@ def test_one_seed_for_all(run, toy):
     assert "toy.yaml:23: the seed of model is that of the run; set seed_everything instead" in err
 
 
+def test_environment_variables_are_filled_in_and_not_saved(run, toy, monkeypatch):
+    path = toy / "toy.yaml"
+    path.write_text(path.read_text().replace("filename: best-{step}", 'filename: "${MY_NAME}-{step}"'))
+    code, err = run("fit", "-c", "toy.yaml")
+    assert code == 2
+    assert "${MY_NAME}-{step}: the environment variable MY_NAME is not set" in err
+    monkeypatch.setenv("MY_NAME", "mine")
+    assert run("fit", "-c", "toy.yaml")[0] == 0
+    assert Path("runs/toy-001/checkpoints/mine-step=4.ckpt").exists()
+    assert "${MY_NAME}-{step}" in Path("runs/toy-001/config.yaml").read_text()
+
+
 def command(toy, toy_folder, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(toy_folder), "OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
     words = [sys.executable, "-m", "medrag_lightning", "fit", "-c", "toy.yaml", *arguments]
