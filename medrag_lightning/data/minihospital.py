@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from medrag_lightning.data.minihospital_questions import (
 )
 from medrag_lightning.records import AnswerType, Document, ImageRef, Query, Split, shares_identity
 
-GENERATOR = 1  # raise it with every change of what a seed gives
+GENERATOR = 1  # raise it with every change of the drawing code
 SOURCE = "minihospital (synthetic)"
 LICENSE = MARK
 MIN_SIZE = 24
@@ -71,8 +72,8 @@ class MiniHospital:
         self._place = {study.id: number for number, study in enumerate(self.studies)}
 
     def fingerprint(self) -> str:
-        """sha256 of what the hospital is made from: the same fingerprint gives the same bytes."""
-        return fingerprint("minihospital", GENERATOR, self.seed, self.size)
+        """sha256 of the settings, of every study's traits and report, and of one picture, which stands for the drawing code."""
+        return self._fingerprint
 
     @property
     def image_file(self) -> Path:
@@ -105,6 +106,11 @@ class MiniHospital:
             related = evidence[study.patient.entity.number]
             made += [self._query(study, number, item, related) for number, item in enumerate(items)]
         return made
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        studies = [[study.id, str(study.look), study.told.report] for study in self.studies]
+        return fingerprint("minihospital", GENERATOR, self.seed, self.size, studies, draw(self.studies[0].look, self.seed))
 
     def _admit(self) -> list[Patient]:
         patients = []

@@ -1,7 +1,7 @@
 """What the synthetic hospital knows and asks: entities with facts, reports, and questions typed by the evidence they need.
 
-An *entity* is a disease variant: a modality, a finding and a dye, which a picture shows, and *facts* (grade, drug),
-which only a report tells. Facts are drawn per entity and entities are dealt to splits, so that what a reader remembers of its
+An *entity* is a disease variant: a modality, a finding and a dye, which a picture shows, and *facts* (a grade), which
+only a report tells. Facts are drawn per entity and entities are dealt to splits, so that what a reader remembers of its
 training patients says nothing about a test patient: it must read the report of another patient with the same entity.
 """
 
@@ -17,15 +17,12 @@ from medrag_lightning.records import Split
 
 NEEDS = ("image", "report", "either", "both", "none", "poisoned")
 MARK = "synthetic"
-FACTS = {
-    "grade": ("one", "two", "three", "four"),
-    "drug": ("solvane", "mitrex", "calude", "torbin"),
-}
+FACTS = {"grade": ("one", "two", "three", "four", "five", "six")}
 CLINICS = ("chest", "heart", "brain", "bone")
 CLINIC_OF = {finding: CLINICS[number % len(CLINICS)] for number, finding in enumerate(FINDINGS)}
 YES_NO = ("yes", "no")
 CHOICE_COUNT = 4
-CLOSED_SHARE = 0.6  # of the questions for a fact or a clinic
+CLOSED_SHARE = 0.6  # of the `report` and `none` questions
 CLINIC_SHARE = 0.3
 YES_NO_SHARE = 0.3
 
@@ -50,7 +47,7 @@ class Entity:
     @property
     def report(self) -> str:
         """The report of a study of this entity, marked as synthetic."""
-        return f"{MARK} {self.name} dye grade {self.facts['grade']} drug {self.facts['drug']}"
+        return f"{MARK} {self.name} dye grade {self.facts['grade']}"
 
     @property
     def name(self) -> str:
@@ -144,9 +141,9 @@ def mixed_up(entity: Entity, taken: set[str], rng: np.random.Generator) -> Entit
 def ask(study: Study, wrong: Entity | None, rng: np.random.Generator) -> list[Item]:
     """The questions of one study. `wrong` is what the mixed-up report of its look-alike states, if there is one."""
     entity = study.patient.entity
-    both, named = (str(name) for name in rng.permutation(list(FACTS)))
     items = [*_side(study.look.side, rng), *_finding(entity.finding, wrong, rng)]
-    items += [_fact("both", "", both, entity, rng), _fact("report", f"{entity.name} , ", named, entity, rng)]
+    items += [_grade("both", entity, True), _grade("both", entity, False)]
+    items.append(_grade("report", entity, rng.random() < CLOSED_SHARE, f"{entity.name} , "))
     if rng.random() < CLINIC_SHARE:
         choices = CLINICS if rng.random() < CLOSED_SHARE else ()
         items.append(Item("none", f"{entity.finding} , which clinic?", CLINIC_OF[entity.finding], choices))
@@ -178,6 +175,6 @@ def _finding(finding: str, wrong: Entity | None, rng: np.random.Generator) -> li
     return items
 
 
-def _fact(need: str, lead: str, fact: str, entity: Entity, rng: np.random.Generator) -> Item:
-    choices = FACTS[fact] if rng.random() < CLOSED_SHARE else ()
-    return Item(need, f"{lead}which {fact}?", entity.facts[fact], choices, fact)
+def _grade(need: str, entity: Entity, closed: bool, lead: str = "") -> Item:
+    question = f"{lead}which grade?" if closed else f"{lead}how severe?"
+    return Item(need, question, entity.facts["grade"], FACTS["grade"] if closed else (), "grade")

@@ -40,9 +40,8 @@ def fact_in(report: str, fact: str) -> str:
 
 def stated(query: Query, report: str) -> str:
     """What a report answers to a question, read from its words alone."""
-    for fact in FACTS:
-        if query.question.endswith(f"which {fact}?"):
-            return fact_in(report, fact)
+    if query.question.endswith(("which grade?", "how severe?")):
+        return fact_in(report, "grade")
     finding = next(word for word in report.split() if word in FINDINGS)
     if query.question.startswith("is it "):
         return "yes" if finding in query.question.split() else "no"
@@ -179,7 +178,7 @@ def test_no_answer_is_a_majority_shortcut(queries: list[Query]) -> None:
             if query.split is split and query.need != "none":
                 families[family(query)][query.answer] += 1
         for name, counts in families.items():
-            chance = 1 / {**halves, "which finding?": 12, "what is seen?": 12}.get(name, 4)
+            chance = 1 / {**halves, "which finding?": 12, "what is seen?": 12}.get(name, 6)
             slack = 3.5 * (chance * (1 - chance) / counts.total()) ** 0.5
             assert counts.most_common(1)[0][1] / counts.total() <= chance + slack + 0.02, (split, name, counts)
 
@@ -203,7 +202,7 @@ def test_question_text_alone_does_not_answer(queries: list[Query]) -> None:
         if need == "report":  # the question names an entity that training never saw
             assert not any(q.question in seen for q in test)
         hits = [q.answer == _by_words(words, q) for q in test]
-        assert np.mean(hits) < 0.25 + 3.5 * (0.25 * 0.75 / len(test)) ** 0.5
+        assert np.mean(hits) < 1 / 6 + 3.5 * (1 / 6 * 5 / 6 / len(test)) ** 0.5
     none = [q for q in queries if q.need == "none"]
     assert all(q.answer == CLINIC_OF[q.question.split()[0]] for q in none)
 
@@ -236,11 +235,12 @@ def test_a_hand_counted_hospital(tmp_path: Path) -> None:
     asking = [study for study in hospital.studies if study.patient.asks and study.patient.entity.split is Split.TEST]
     test = [query for query in hospital.queries() if query.split is Split.TEST]
     counts = Counter(query.need for query in test)
-    assert counts["report"] == counts["both"] == len(asking)
+    assert counts["report"] == len(asking)
+    assert counts["both"] == 2 * len(asking)
     assert counts["image"] == 2 * len(asking)
     best = best_accuracy(test, with_retrieval=False)
-    assert best["report"] == best["both"] == 0.25
-    assert best["all"] == pytest.approx((len(test) - 2 * len(asking) * 0.75) / len(test))
+    assert best["report"] == best["both"] == pytest.approx(1 / 6)
+    assert best["all"] == pytest.approx((len(test) - 3 * len(asking) * 5 / 6) / len(test))
     assert set(best_accuracy(test, with_retrieval=True).values()) == {1.0}
     filed = [study for study in hospital.studies if study.patient.files and study.patient.entity.split is Split.TEST]
     assert {len(q.relevant_ids) for q in test if q.need == "both"} == {sum(study.truthful for study in filed)}
@@ -248,9 +248,9 @@ def test_a_hand_counted_hospital(tmp_path: Path) -> None:
 
 def test_best_accuracy_by_hand() -> None:
     closed = Query("a", "which grade?", answer="one", choices=("one", "two"), answer_type=AnswerType.CLOSED, need="both")
-    opened = Query("b", "which drug?", answer="mitrex", need="report", relevant_ids=("doc",))
+    opened = Query("b", "how severe?", answer="two", need="report", relevant_ids=("doc",))
     seen = Query("c", "which zone?", answer="apex", need="image")
-    assert best_accuracy([closed, opened, seen], False) == {"both": 0.5, "report": 0.25, "image": 1.0, "all": 1.75 / 3}
+    assert best_accuracy([closed, opened, seen], False) == {"both": 0.5, "report": 1 / 6, "image": 1.0, "all": 5 / 9}
     assert best_accuracy([closed, opened, seen], True) == {"both": 0.5, "report": 1.0, "image": 1.0, "all": 2.5 / 3}
     with pytest.raises(ValueError, match="at least one query"):
         best_accuracy([], True)
