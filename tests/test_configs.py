@@ -1,0 +1,68 @@
+"""Every YAML in configs/ is parsed, instantiated and run for one step."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medrag_lightning.cli import main
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+TINY = "model.init_args.reader.init_args.backbone"
+SMALL = {"hidden": 32, "layers": 1, "heads": 2, "vision_hidden": 32, "vision_layers": 1, "vocabulary": 400}
+ONE_STEP = ["--trainer.fast_dev_run=1", "--data.init_args.max_train_queries=8", "--data.init_args.max_eval_queries=4"]
+
+
+def names(folder: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
+
+
+def small() -> list[str]:
+    return [f"--{TINY}.init_args.{key}={value}" for key, value in SMALL.items()]
+
+
+def test_every_file_is_tested_here():
+    known = {"base.yaml", "smoke.yaml"}
+    folders = {"data", "readers", "stages", "recipes"}
+    found = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
+    assert all(name in known or name.split("/")[0] in folders for name in found)
+    assert names("stages") == ["embed", "reader_raft"], "a new stage needs a run of its own here"
+
+
+def test_the_default_runs_one_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["fit", *ONE_STEP, *small()])
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", [name for name in names("data") if name != "minihospital"])
+def test_data_configs_run_one_step(name, medrag_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDRAG_DATA", str(medrag_data))
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "-c", "stages/reader_raft", "-c", f"data/{name}", *ONE_STEP, *small()])
+
+
+def test_the_embedding_stage_makes_the_store_that_the_next_run_searches(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["predict", "-c", "data/minihospital", "-c", "stages/embed"])
+    shards = list(Path("runs/evidence").rglob("*.npy"))
+    assert shards
+    main(["fit", *ONE_STEP, *small()])
+    assert list(Path("runs/evidence").rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("name", names("readers"))
+def test_reader_presets_are_parsed_and_named_models_are_asked_for(name, tmp_path, monkeypatch):
+    """The weights are not here: a preset is good if the only thing it lacks is the model's files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
+    command = ["fit", "-c", "stages/reader_raft", "-c", "data/minihospital", "-c", f"readers/{name}", *ONE_STEP]
+    if name == "tiny":
+        main([*command, *small()])
+        return
+    hub_name = yaml.safe_load((CONFIGS / "readers" / f"{name}.yaml").read_text())["model"]["init_args"]["reader"]["init_args"]
+    with pytest.raises(SystemExit) as ending:
+        main(command)
+    assert ending.value.code == 2
+    assert hub_name["backbone"]["init_args"]["name"]
