@@ -1,8 +1,9 @@
 """How the synthetic hospital looks: 64 x 64 RGB images whose every trait is named, drawn from a seed. Not medical images.
 
 A picture shows four traits. The *modality* is the background, the *dye* is the colour of the frame, the *finding* is a
-colour and a texture that fill one half, and which half is the *side*. Colour x texture on a coarse grid is what a
-one-million-parameter reader learns from scratch within a minute; shapes are not.
+colour and a texture that fill one half, and which half is the *side*; a marker in the lower corner of that half is
+coloured by it. Colour x texture on a coarse grid is what a one-million-parameter reader learns from scratch within a
+minute; shapes are not.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ IMAGE_PX = 64
 FRAME_PX = 2
 PERIOD_PX = 16  # of the stripes
 NOISE = 8.0  # standard deviation, grey levels of 255
-CLEAR, FAINT = 0.9, 0.1  # share of a finding's colour that is added to the background
+CLEAR, FAINT = 0.9, 0.13  # share of a finding's colour that is added to the background
 
 MODALITIES = ("x-ray", "ct", "ultrasound", "fundus")
 SIDES = ("left", "right")
+_MARKER_PX, _MARKERS = 12, ((255, 255, 0), (0, 255, 255))  # a side marker, as radiographs have: what tells the side at a glance
 DYES = {
     "amber": (230, 150, 0),
     "teal": (0, 170, 160),
@@ -57,6 +59,8 @@ def draw(look: Look, seed: int) -> NDArray[np.uint8]:
     half = IMAGE_PX // 2
     start = half * SIDES.index(look.side)
     picture[:, start : start + half] += _texture(texture)[..., None] * np.array(colour, float) * look.strength
+    corner = start if look.side == "left" else IMAGE_PX - _MARKER_PX
+    picture[-_MARKER_PX:, corner : corner + _MARKER_PX] = np.array(_MARKERS[SIDES.index(look.side)], float)
     frame = np.ones((IMAGE_PX, IMAGE_PX), bool)
     frame[FRAME_PX:-FRAME_PX, FRAME_PX:-FRAME_PX] = False
     picture[frame] = np.array(DYES[look.dye], float)
