@@ -1,12 +1,14 @@
 """Every YAML in configs/ is parsed, instantiated and run for one step."""
 
-import os
+import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from medrag_lightning.cli import main
+
+sys.path.insert(0, str(Path(__file__).parent / "models"))
+from reader_folders import FOLDERS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TINY = "model.init_args.reader.init_args.backbone"
@@ -53,16 +55,21 @@ def test_the_embedding_stage_makes_the_store_that_the_next_run_searches(tmp_path
 
 
 @pytest.mark.parametrize("name", names("readers"))
-def test_reader_presets_are_parsed_and_named_models_are_asked_for(name, tmp_path, monkeypatch):
-    """The weights are not here: a preset is good if the only thing it lacks is the model's files."""
+def test_reader_presets_run_one_step(name, tmp_path, monkeypatch):
+    """With the preset's own settings, on a folder of random weights of its family in place of the hub's."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
     command = ["fit", "-c", "stages/reader_raft", "-c", "data/minihospital", "-c", f"readers/{name}", *ONE_STEP]
     if name == "tiny":
         main([*command, *small()])
         return
-    hub_name = yaml.safe_load((CONFIGS / "readers" / f"{name}.yaml").read_text())["model"]["init_args"]["reader"]["init_args"]
+    FOLDERS[name](tmp_path / "weights")
+    main([*command, f"--{TINY}.init_args.name={tmp_path / 'weights'}"])
+
+
+def test_a_hub_name_without_a_network_is_told_plainly(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SystemExit) as ending:
-        main(command)
+        main(["fit", "-c", "data/minihospital", "-c", "stages/reader_raft", "-c", "readers/llava", *ONE_STEP])
     assert ending.value.code == 2
-    assert hub_name["backbone"]["init_args"]["name"]
+    assert "llava-hf/llava" in capsys.readouterr().err
