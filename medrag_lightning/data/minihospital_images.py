@@ -17,7 +17,7 @@ IMAGE_PX = 64
 FRAME_PX = 2
 PERIOD_PX = 16  # of the stripes
 NOISE = 8.0  # standard deviation, grey levels of 255
-CLEAR, FAINT = 0.9, 0.13  # share of a finding's colour that is added to the background
+CLEAR, FAINT = 0.9, 0.115  # share of a finding's colour that is added to the background
 
 MODALITIES = ("x-ray", "ct", "ultrasound", "fundus")
 SIDES = ("left", "right")
