@@ -45,7 +45,7 @@ class AtomicCheckpointIO(CheckpointIO):
             weights_only: only None and True are accepted.
         """
         if weights_only is False:
-            raise ValueError("weights_only=False would run code from the checkpoint; it is not supported")
+            raise ValueError("loading more than weights would run code from the checkpoint; it is not supported")
         path = Path(path)
         check_whole(path)
         loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)

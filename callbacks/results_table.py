@@ -47,7 +47,8 @@ class ResultsTable(L.Callback):
     """After a test: majority and question-only beside every evidence regime, intervals, paired differences, honest
     notes.
 
-    Writes ``results.json`` and ``results.csv`` to the run folder and prints the table last.
+    Writes ``results.json`` and ``results.csv`` (``results_val.*`` for the verb `validate`) to the run folder and prints the
+    table last.
 
     Args:
         resampling_unit: what the bootstrap draws; questions about one patient are drawn together by default.
@@ -68,25 +69,34 @@ class ResultsTable(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a stage or data that cannot be reported on, before time is spent."""
-        if stage == "test":
+        if stage in ("test", "validate") and trainer.state.fn == stage:
             answering_stage(pl_module, self)
             query_holder(trainer, self)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Computes and writes the table (process 0)."""
+        self._tabulate(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same for the verb `validate`; not for the validations of a fit."""
+        if trainer.state.fn == "validate":
+            self._tabulate(trainer, pl_module, "val")
+
+    def _tabulate(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
         if not trainer.is_global_zero:
             return
         predictions = answering_stage(pl_module, self).predictions
         data = query_holder(trainer, self)
         asked = {prediction.query_id for prediction in predictions}
-        queries = [query for query in data.split_queries("test") if query.id in asked]
+        queries = [query for query in data.split_queries(split) if query.id in asked]
         controls, control_notes = control_predictions(data.split_queries("train"), queries)
         clusters = cluster_of(queries, self.unit)
         table = summarise([*predictions, *controls], clusters, self.bootstrap)
         how = self._how(clusters)
         notes = [*table.notes, *control_notes]
-        title = title_of(queries)
-        write_results(run_folder(trainer), table, {"title": title, "intervals": how, "notes": notes})
+        title = title_of(queries, {"test": "Test", "val": "Validation"}[split])
+        name = "results" if split == "test" else f"results_{split}"
+        write_results(run_folder(trainer), table, {"title": title, "intervals": how, "notes": notes}, name)
         self._to_print = render(table, title, [how, *notes])
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -107,19 +117,19 @@ class ResultsTable(L.Callback):
         )
 
 
-def title_of(queries: Sequence[Query]) -> str:
+def title_of(queries: Sequence[Query], what: str = "Test") -> str:
     """The data sets by name; synthetic data are called so."""
     sources = sorted({query.source for query in queries if query.source})
-    title = f"Test results on {', '.join(sources) or 'unnamed data'}"
+    title = f"{what} results on {', '.join(sources) or 'unnamed data'}"
     synthetic = any("synthetic" in source.casefold() for source in sources)
     return f"{title}: SYNTHETIC DATA, no medical meaning" if synthetic else title
 
 
-def write_results(folder: Path, table: ResultTable, head: Mapping[str, Any]) -> None:
+def write_results(folder: Path, table: ResultTable, head: Mapping[str, Any], name: str = "results") -> None:
     """Writes ``results.json`` (everything) and ``results.csv`` (one line a number), atomically."""
-    write_json(folder / "results.json", {**table.as_json(), **head})
+    write_json(folder / f"{name}.json", {**table.as_json(), **head})
     records = table.as_records()
-    with atomic_write(folder / "results.csv", "w") as stream:
+    with atomic_write(folder / f"{name}.csv", "w") as stream:
         writer = csv.DictWriter(stream, list(records[0]) if records else ["system"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(records)

@@ -147,8 +147,10 @@ class MedragData(L.LightningDataModule):
         """Kept until the training loader is made: its workers start to prefetch at once, so it must know by then."""
         self._resume_from = dict(state)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The validation queries with their retrieved evidence."""
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """The validation queries with their retrieved evidence; for the verb `validate`, one loader a regime."""
+        if self.trainer is not None and self.trainer.state.fn == "validate":
+            return [self._eval_loader(Split.VAL, regime) for regime in self.regimes]
         return self._eval_loader(Split.VAL, Regime.RETRIEVED)
 
     def test_dataloader(self) -> list[DataLoader[Any]]:

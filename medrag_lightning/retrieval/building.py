@@ -67,6 +67,7 @@ class Report:
         self.start = self.last = time.monotonic()
 
     def done(self, done: int) -> None:
+        """Tells that so many are done."""
         now = time.monotonic()
         if self.told is not None:
             self.told(done, self.count)

@@ -101,7 +101,7 @@ class ReaderRaft(Stage):
         self.log("train/loss", self._over_processes(loss.detach()), prog_bar=True, batch_size=len(batch))
         return loss
 
-    def validation_step(self, batch: ReaderBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: ReaderBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores closed answers, generates open ones."""
         self._readings += self._read(batch)
 

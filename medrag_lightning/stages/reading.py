@@ -161,4 +161,5 @@ def _of_kind(kind: AnswerType, gold: list[str], predictions: Sequence[Prediction
         "closed_balanced_accuracy": float(metrics.balanced_accuracy(gold, answers)(once)[0]),
         "closed_macro_f1": float(metrics.macro_f1(gold, answers)(once)[0]),
         "closed_invalid": float(metrics.invalid(answers)(once)[0]),
+        "closed_ece": float(metrics.expected_calibration_error(*metrics.closed_calibration(predictions))(once)[0]),
     }

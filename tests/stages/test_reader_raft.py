@@ -33,6 +33,25 @@ def test_learns_the_toy_and_reports_every_regime(fitted):
     assert set(counts.values()) == {len(served.split_queries("test"))}
 
 
+def test_validate_reports_every_regime_too(fitted):
+    folder, _, served, _ = fitted
+    again = stage()
+    loaded = {"ckpt_path": folder / "a.ckpt", "verbose": False, "weights_only": True}
+    (numbers, *more) = trainer(folder).validate(again, datamodule=data(folder), **loaded)
+    names = {name for part in (numbers, *more) for name in part}
+    assert {"val/closed_accuracy", "val/closed_ece", "val/none/closed_accuracy", "val/random/loss"} <= names
+    assert {p.regime for p in again.predictions} == set(served.regimes)
+
+
+def test_the_prompt_of_training_is_that_of_evaluation(fitted):
+    """JOMED J17: the same ids for the same query and candidate."""
+    _, module, _, _ = fitted
+    example = Example(*_example_with(1))
+    one, other = (module.collator(training)([example]).parts[0].prompts for training in (True, False))
+    assert torch.equal(one.ids_PT, other.ids_PT)
+    assert torch.equal(one.vision["pixel_values"], other.vision["pixel_values"])
+
+
 def test_predictions_cite_what_was_shown(fitted):
     _, module, _, _ = fitted
     for prediction in module.predictions:
@@ -186,18 +205,18 @@ def test_one_candidate_training_prompt_refuses_several():
     module = stage()
     module.reader.prepare(["a b c"])
     collate = RaftCollator(module.reader.processor, PromptTemplate(), True, training=True)
-    many = Example(*_example_with_two())
+    many = Example(*_example_with(2))
     with pytest.raises(ValueError, match="2 candidates"):
         collate([many])
 
 
-def _example_with_two():
+def _example_with(count):
     from PIL import Image
 
     from medrag_lightning.records import Candidate, Channel, Document, Query
 
-    found = tuple(Candidate(Document(f"d{n}", "text"), 1.0, Channel.GIVEN) for n in range(2))
-    return Query("q", "?", answer="a"), Regime.RETRIEVED, found, Image.new("RGB", (32, 32)), (None, None)
+    found = tuple(Candidate(Document(f"d{n}", "text"), 1.0, Channel.GIVEN) for n in range(count))
+    return Query("q", "?", answer="a"), Regime.RETRIEVED, found, Image.new("RGB", (32, 32)), (None,) * count
 
 
 def test_the_reader_must_have_something_to_train(tmp_path):
