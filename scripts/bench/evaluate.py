@@ -70,6 +70,7 @@ def run(data: str, seed: int, folder: Path, alone: bool, more: Sequence[str]) ->
     if (place / "seconds.json").exists():
         return float(json.loads((place / "seconds.json").read_text()))
     command = [sys.executable, "-m", "medrag_lightning", "fit", "-c", "stages/reader_raft", "-c", f"data/{data}"]
+    command += ["-c", "smoke"] if data == "minihospital" else []
     command += [f"--trainer.default_root_dir={place}", f"--seed_everything={seed}", *more]
     if alone:
         command += ["--data.init_args.source=medrag_lightning.retrieval.source.NoEvidence"]
