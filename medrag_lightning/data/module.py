@@ -93,6 +93,8 @@ class MedragData(L.LightningDataModule):
         self.source.load(self._documents, self._image_store(), self.evidence_folder())
         wanted = [query for split in Split for query in self._queries[split]]
         for query, found in zip(wanted, self.source.retrieve(wanted), strict=True):
+            if found.query_id != query.id:
+                raise ValueError(f"{found.provenance}: candidates of query {found.query_id!r} in the place of {query.id!r}")
             for candidate in found.candidates:
                 if reason := shares_identity(query, candidate.document):
                     raise ValueError(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from medrag_lightning import metrics
 from medrag_lightning.metrics import Bootstrap, Unit, cluster_of
@@ -43,7 +44,7 @@ FLOORS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is not there yet, prints a Markdown table a data set, then the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", required=True, help="short names of configs/data files")
+    parser.add_argument("--data", nargs="+", required=True, help="short names of configs/data files, or paths")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs/evaluate"))
     parser.add_argument("--without_retrieval", action="store_true", help="also train a reader that never sees evidence")
@@ -61,15 +62,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_folder(data: str, seed: int, folder: Path, alone: bool) -> Path:
     """Where one run lies."""
-    return folder / f"{data}{'-without-retrieval' if alone else ''}-seed{seed}"
+    return folder / f"{Path(data).stem}{'-without-retrieval' if alone else ''}-seed{seed}"
 
 
 def run(data: str, seed: int, folder: Path, alone: bool, more: Sequence[str]) -> float:
     """Fits and tests once, unless that is done; gives the seconds it took."""
     place = run_folder(data, seed, folder, alone)
+    config = data if Path(data).suffix else f"data/{data}"
     if (place / "seconds.json").exists():
         return float(json.loads((place / "seconds.json").read_text()))
-    command = [sys.executable, "-m", "medrag_lightning", "fit", "-c", "stages/reader_raft", "-c", f"data/{data}"]
+    command = [sys.executable, "-m", "medrag_lightning", "fit", "-c", "stages/reader_raft", "-c", config]
     command += ["-c", "smoke"] if data == "minihospital" else []
     command += [f"--trainer.default_root_dir={place}", f"--seed_everything={seed}", *more]
     if alone:
@@ -79,18 +81,14 @@ def run(data: str, seed: int, folder: Path, alone: bool, more: Sequence[str]) ->
         command += ["--ckpt_path=last"]
     started = time.monotonic()
     print(" ".join(command), flush=True)
-    with (folder / f"{place.name}.log").open("a") if folder.exists() else _made(folder, place) as log:
-        done = subprocess.run(command, cwd=ROOT if not folder.is_absolute() else None, stdout=log, stderr=subprocess.STDOUT)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{place.name}.log").open("a") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode != 0:
         raise SystemExit(f"{place.name} failed; see {folder / (place.name + '.log')}")
-    taken = time.monotonic() - started
-    (place / "seconds.json").write_text(json.dumps(round(taken, 1)))
+    taken = round(time.monotonic() - started, 1)
+    (place / "seconds.json").write_text(json.dumps(taken))
     return taken
-
-
-def _made(folder: Path, place: Path) -> Any:
-    folder.mkdir(parents=True)
-    return (folder / f"{place.name}.log").open("a")
 
 
 def report(data: str, seeds: Sequence[int], folder: Path, without: bool) -> dict[str, Any]:
@@ -126,10 +124,8 @@ def test_queries(config: Path) -> dict[str, Query]:
 
     parser = ArgumentParser()
     parser.add_subclass_arguments(MedragData, "data")
-    import yaml
-
-    text = yaml.safe_load(config.read_text(encoding="utf-8"))
-    built = parser.instantiate_classes(parser.parse_object({"data": text["data"]}))
+    text = yaml.safe_load(os.path.expandvars(config.read_text(encoding="utf-8")))
+    built = parser.instantiate(parser.parse_object({"data": text["data"]}))
     return {query.id: query for query in built.data.split_queries("test")}
 
 

@@ -1,0 +1,50 @@
+import pytest
+import torch
+from toy import stage
+
+from medrag_lightning.stages.base import Schedule, checked_description
+
+
+def test_schedule_warms_up_and_falls():
+    factors = [Schedule("cosine", warmup_share=0.2, floor=0.1).factor(step, 100) for step in range(101)]
+    assert factors[:20] == sorted(factors[:20])
+    assert factors[0] > 0
+    assert factors[20] == pytest.approx(1.0)
+    assert factors[20:] == sorted(factors[20:], reverse=True)
+    assert factors[100] == pytest.approx(0.1)
+    assert factors[60] == pytest.approx(0.55)
+
+
+def test_other_shapes():
+    assert [Schedule("linear", 0.0).factor(step, 4) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert {Schedule("constant", 0.0).factor(step, 4) for step in range(5)} == {1.0}
+
+
+@pytest.mark.parametrize("bad", [{"warmup_share": 1.0}, {"floor": -0.1}])
+def test_bad_schedules_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Schedule(**bad)
+
+
+def test_a_foreign_checkpoint_is_not_ours():
+    with pytest.raises(ValueError, match="was not written by"):
+        checked_description({"state_dict": {}}, "reader_raft", "some.ckpt")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused():
+    module = stage()
+    module.reader.prepare(["a b c"])
+    checkpoint = {"state_dict": dict(module.state_dict())}
+    module.on_save_checkpoint(checkpoint)
+    checkpoint["state_dict"].pop(sorted(checkpoint["state_dict"])[0])
+    with pytest.raises(ValueError, match="lacks 1 trained weights"):
+        module.on_load_checkpoint(checkpoint)
+
+
+def test_dropout_is_seeded_by_epoch_batch_and_process():
+    module = stage()
+    drawn = []
+    for batch in (0, 1, 0):
+        module.on_train_batch_start(None, batch)
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] == drawn[2] != drawn[1]
