@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.evaluated import answering_stage, run_folder
+from callbacks.evaluated import AnsweringStage, answering_stage, run_folder
 from medrag_lightning.artifacts import write_jsonl
 from medrag_lightning.metrics import item_correct
 from medrag_lightning.records import Prediction
@@ -29,7 +29,7 @@ class PredictionsWriter(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a stage that answers nothing, before time is spent."""
-        if stage != "predict":
+        if stage != "predict":  # a stage that embeds predicts, but answers nothing
             answering_stage(pl_module, self)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -40,6 +40,11 @@ class PredictionsWriter(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the test predictions."""
         self._write(trainer, pl_module, "test")
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes the predictions of a stage that answers."""
+        if isinstance(pl_module, AnsweringStage):
+            self._write(trainer, pl_module, "predict")
 
     def _write(self, trainer: L.Trainer, stage: L.LightningModule, split: str) -> None:
         if trainer.is_global_zero:

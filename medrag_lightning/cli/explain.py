@@ -84,6 +84,11 @@ def _in_words(fault: Fault) -> tuple[str, str]:
     if match := re.match(r"Option '([^']+)' is not accepted", text):
         known = _settings(fault.class_path or "")
         return match[1], _not_known(match[1].split(".")[-1], known, _short(fault.class_path) or "it")
+    if match := re.match(r"unrecognized arguments: --([\w.]+)=", text):
+        first = match[1].split(".")[0]
+        known = _settings(fault.class_path or "")
+        if known and first not in known:
+            return first, _not_known(first, known, _short(fault.class_path))
     if match := re.match(r"unrecognized arguments: (.*)", text):
         return "", f"not understood: {match[1]}"
     if match := re.match(r"the following arguments are required: (.*)", text):

@@ -13,7 +13,7 @@ verbs:
   fit        train, then test, in one command
   validate   metrics on the validation split
   test       metrics on the test split, beside their controls (no evidence, random evidence, majority)
-  predict    predictions for queries that may have no answers
+  predict    answers to queries that may have none yet, or (stages/embed) vectors of the corpus
   index      a search index over an evidence store
   --version  which version this is
 

@@ -160,7 +160,12 @@ class MedragData(L.LightningDataModule):
         return [self._eval_loader(Split.TEST, regime) for regime in self.regimes]
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The corpus, to be embedded: lists of EmbedItem, every document once over all processes."""
+        """For a reader: the test queries with their retrieved evidence; they may have no answers.
+
+        For a stage that embeds: the corpus, as lists of EmbedItem, every document once over all processes.
+        """
+        if self.trainer is not None and isinstance(self.trainer.lightning_module, CollatingStage):
+            return self._eval_loader(Split.TEST, Regime.RETRIEVED)
         rank, world = self._process()
         items = CorpusItems(self.documents(), self._image_store())
         sampler = EvalSampler(len(items), self.eval_batch_size, rank, world)

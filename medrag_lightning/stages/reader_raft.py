@@ -109,6 +109,18 @@ class ReaderRaft(Stage):
         """As validation, for the evidence regime of this loader."""
         self._readings += self._read(batch)
 
+    def predict_step(self, batch: ReaderBatch, batch_idx: int) -> None:
+        """As test, for queries that may have no answers: predictions, no metrics."""
+        self._readings += self._read(batch)
+
+    def on_predict_epoch_start(self) -> None:
+        """Forgets the readings of the pass before."""
+        self._readings = []
+
+    def on_predict_epoch_end(self) -> None:
+        """Gathers the predictions of all processes."""
+        self._gather()
+
     def on_validation_epoch_start(self) -> None:
         """Forgets the readings of the pass before."""
         self._readings = []
@@ -153,7 +165,8 @@ class ReaderRaft(Stage):
     def _read(self, batch: ReaderBatch) -> list[Reading]:
         return self.batch_reader.read(batch)
 
-    def _finish(self, phase: str) -> None:
+    def _gather(self) -> list[Reading]:
+        """The readings of all processes, each query once a regime; sets `predictions`."""
         gathered: list[list[Reading]] = [self._readings]
         if self.trainer.world_size > 1:
             gathered = [[] for _ in range(self.trainer.world_size)]
@@ -161,7 +174,10 @@ class ReaderRaft(Stage):
         readings = sorted((r for part in gathered for r in part), key=lambda r: (r.prediction.regime, r.prediction.query_id))
         self._readings = []
         self.predictions = [reading.prediction for reading in readings]
-        for name, value in summary(readings).items():
+        return readings
+
+    def _finish(self, phase: str) -> None:
+        for name, value in summary(self._gather()).items():
             metric = f"{phase}/{name}" if phase == "test" else f"{phase}/{name.removeprefix('retrieved/')}"
             self.log(metric, value, prog_bar=phase == "val" and name.endswith(("loss", "accuracy")), rank_zero_only=False)
 

@@ -1,13 +1,12 @@
 """The data module's own rules; what it serves is proved with the stages."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "stages"))
-from toy import ToySource, ToyTable, data, stage, trainer
+from toy import ToySource, ToyTable, Unanswered, data, stage, trainer
 
 from medrag_lightning.data.module import MedragData
 from medrag_lightning.records import Candidate, Channel, Retrieved
@@ -18,13 +17,6 @@ class LeakySource(ToySource):
 
     def _candidates(self, n):
         return [Candidate(self.documents[n], 1.0, Channel.IMAGE_TO_IMAGE)]
-
-
-class Unanswered(ToyTable):
-    """Nobody wrote the answers down."""
-
-    def queries(self):
-        return [replace(query, answer=None) for query in super().queries()]
 
 
 def module(folder, table=ToyTable, source=ToySource, **settings):

@@ -3,8 +3,9 @@ from collections import Counter
 
 import pytest
 import torch
-from toy import data, reader, stage, trainer
+from toy import Unanswered, data, reader, stage, trainer
 
+from callbacks.predictions_writer import PredictionsWriter
 from medrag_lightning.batches import Example
 from medrag_lightning.losses import answer_nll
 from medrag_lightning.prompts import PromptTemplate
@@ -41,6 +42,20 @@ def test_validate_reports_every_regime_too(fitted):
     names = {name for part in (numbers, *more) for name in part}
     assert {"val/closed_accuracy", "val/closed_ece", "val/none/closed_accuracy", "val/random/loss"} <= names
     assert {p.regime for p in again.predictions} == set(served.regimes)
+
+
+def test_predict_answers_queries_without_answers(fitted):
+    folder, module, served, _ = fitted
+    again = stage()
+    blind = data(folder)
+    blind.tables = [Unanswered(str(folder))]
+    run = trainer(folder, callbacks=[PredictionsWriter()])
+    run.predict(again, datamodule=blind, ckpt_path=folder / "a.ckpt", return_predictions=False, weights_only=True)
+    known = {p.query_id: p.answer for p in module.predictions if p.regime is Regime.RETRIEVED}
+    assert {p.query_id: p.answer for p in again.predictions} == known
+    assert all(p.gold is None for p in again.predictions)
+    assert len((folder / "predictions" / "predict.jsonl").read_text().splitlines()) == len(known)
+    assert len(known) == len(served.split_queries("test"))
 
 
 def test_the_prompt_of_training_is_that_of_evaluation(fitted):

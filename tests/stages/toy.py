@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +67,13 @@ class ToyTable:
 
     def roots(self) -> list[Path]:
         return [self.path.parent]
+
+
+class Unanswered(ToyTable):
+    """Nobody wrote the answers down."""
+
+    def queries(self) -> list[Query]:
+        return [replace(query, answer=None) for query in super().queries()]
 
 
 class ToySource:
