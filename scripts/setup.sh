@@ -24,7 +24,11 @@ if [ -z "${VIRTUAL_ENV:-}" ] && { [ -z "${CONDA_PREFIX:-}" ] || [ "${CONDA_DEFAU
   if [ ! -x "$venv/bin/python" ]; then
     python_bin="$(find_python)"
     echo "setup: new environment in $venv"
-    "$python_bin" -m venv "$venv"
+    "$python_bin" -m venv "$venv" || {
+      rm -rf "$venv"
+      echo "setup: $python_bin cannot make environments; on Debian or Ubuntu: apt-get install python3-venv" >&2
+      return 1 2>/dev/null || exit 1
+    }
   fi
   # shellcheck disable=SC1091
   . "$venv/bin/activate"
