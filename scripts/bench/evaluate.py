@@ -103,7 +103,8 @@ def report(data: str, seeds: Sequence[int], folder: Path, without: bool) -> dict
             systems.setdefault("reader trained without retrieval", []).append(alone["retrieved"])
     print(f"\n### {data}: {len(queries)} test questions, seeds {', '.join(map(str, seeds))}\n")
     print("| system | closed accuracy | closed macro-F1 | open token recall |\n|---|---|---|---|")
-    table = {name: _figures(runs, queries) for name, runs in systems.items()}
+    order = [*REGIMES.values(), *(name for name in systems if name not in REGIMES.values())]
+    table = {name: _figures(systems[name], queries) for name in order}
     for name, numbers in (table | _controls(run_folder(data, seeds[0], folder, False))).items():
         print(f"| {name} | " + " | ".join(_cell(numbers.get(key)) for key in (*CLOSED, *OPEN)) + " |")
     for name, value in FLOORS.get(data, {}).items():
