@@ -37,6 +37,15 @@ def test_the_default_runs_one_step(tmp_path, monkeypatch):
     main(["fit", *ONE_STEP, *small()])
 
 
+def test_the_best_weights_of_a_run_serve_the_other_verbs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.init_args.max_train_queries=64", "--data.init_args.max_eval_queries=40", "--trainer.max_epochs=1"]
+    main(["fit", *few, *small(), "--test_after_fit", "false"])
+    for verb, written in (("validate", "results_val.json"), ("test", "results.json"), ("predict", "predictions/predict.jsonl")):
+        main([verb, "-c", "runs/smoke-001/config.yaml", "--ckpt_path", "best"])
+        assert (tmp_path / "runs" / "smoke-001" / written).exists()
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("name", [name for name in names("data") if name != "minihospital"])
 def test_data_configs_run_one_step(name, medrag_data, tmp_path, monkeypatch):

@@ -179,7 +179,7 @@ class ReaderRaft(Stage):
     def _finish(self, phase: str) -> None:
         for name, value in summary(self._gather()).items():
             metric = f"{phase}/{name}" if phase == "test" else f"{phase}/{name.removeprefix('retrieved/')}"
-            self.log(metric, value, prog_bar=phase == "val" and name.endswith(("loss", "accuracy")), rank_zero_only=False)
+            self.log(metric, value, prog_bar=phase == "val" and name.endswith(("loss", "accuracy")), sync_dist=True)
 
     def _tokens_per_process(self, mine: int) -> float:
         """Answer tokens in the global batch divided by the number of processes.
