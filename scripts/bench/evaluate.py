@@ -112,9 +112,15 @@ def report(data: str, seeds: Sequence[int], folder: Path, without: bool) -> dict
     rivals = [name for name in table if name != "retrieved"]
     gains = {name: _gain(systems["retrieved"], systems[name], queries) for name in rivals}
     for name, gain in gains.items():
-        if gain is not None:
-            print(f"\nretrieved minus {name}, closed accuracy, paired: {gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]")
-    return {"table": table, "retrieved_minus": gains}
+        _print_gain("retrieved", name, gain)
+    harm = _gain(systems["poisoned"], systems["no retrieval"], queries) if "poisoned" in systems else None
+    _print_gain("poisoned", "no retrieval", harm)
+    return {"table": table, "retrieved_minus": gains, "poisoned_minus_no_retrieval": harm}
+
+
+def _print_gain(mine: str, theirs: str, gain: list[float] | None) -> None:
+    if gain is not None:
+        print(f"\n{mine} minus {theirs}, closed accuracy, paired: {gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]")
 
 
 def test_queries(config: Path) -> dict[str, Query]:
