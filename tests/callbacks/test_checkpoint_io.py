@@ -3,6 +3,7 @@
 import errno
 import random
 import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,20 +35,21 @@ def test_remove_is_quiet_about_a_missing_file(tmp_path):
     assert not path.exists()
 
 
-@pytest.fixture
+@contextmanager
 def small_files_only():
-    """The system refuses to grow any file beyond 5000 bytes, as a full disk does."""
+    """The system refuses to grow any file beyond 5000 bytes, as a full disk does; also the one that pytest prints to."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_full_disk_leaves_the_old_checkpoint(tmp_path, request):
+def test_full_disk_leaves_the_old_checkpoint(tmp_path):
     path = saved(tmp_path)
     before = path.read_bytes()
-    request.getfixturevalue("small_files_only")
-    with pytest.raises(OSError, match="was not written") as caught:
+    with pytest.raises(OSError, match="was not written") as caught, small_files_only():
         AtomicCheckpointIO().save_checkpoint({"w": torch.zeros(100_000)}, path)
     assert caught.value.errno == errno.EFBIG
     assert path.read_bytes() == before
