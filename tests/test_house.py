@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(p for folder in ("medrag_lightning", "callbacks", "scripts") for p in (ROOT / folder).rglob("*.py"))
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 310, 45
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 41
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medrag_lightning.batches import AnswerRows, EncodedPrompts
 from medrag_lightning.models.families import Family
+from medrag_lightning.models.window import last_layer_window
 
 ScoringMode = Literal["rows", "prefill"]
 
@@ -113,7 +114,8 @@ def _by_rows(model: nn.Module, family: Family, prompts: EncodedPrompts, rows: An
             inputs[name] = torch.cat([inputs[name], torch.zeros_like(fed_RL)], 1)
     inputs["position_ids"] = torch.cat([place, _continued(place, width - 1)], -1)
     keep = torch.arange(length - 1, length + width - 1, device=prompts.ids_PT.device)
-    logits_RLV = model(**inputs, use_cache=False, logits_to_keep=keep).logits
+    with last_layer_window(model, family, width):
+        logits_RLV = model(**inputs, use_cache=False, logits_to_keep=keep).logits
     return _gathered(logits_RLV, rows.ids_RL, rows.mask_RL)
 
 
