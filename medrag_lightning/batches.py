@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -241,8 +240,6 @@ class Embedded:
             tuple(fingerprint(text) for text in texts),
         )
 
-
-Json = dict[str, Any]
 
 
 def split_by_length(lengths: Sequence[int], max_waste: float = 0.15, max_parts: int = 4) -> list[list[int]]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from medrag_lightning.models.families import Family
+
+_BLOCKS: WeakKeyDictionary[nn.Module, nn.Module | None] = WeakKeyDictionary()  # the walk takes milliseconds in a large reader
 
 
 @contextmanager
@@ -44,10 +47,13 @@ def last_layer_window(model: nn.Module, family: Family, count: int) -> Iterator[
 
 
 def _last_feed_forward(model: nn.Module, family: Family) -> nn.Module | None:
-    """The module ``...<language tower>...layers.<last>.mlp``; None where a family names it otherwise."""
+    """The module ``...<language tower>...layers.<last>.mlp``, found once a model; None where a family names it otherwise."""
+    if model in _BLOCKS:
+        return _BLOCKS[model]
     found = [
         module
         for name, module in model.named_modules()
         if (parts := name.split("."))[-1] == "mlp" and family.language in parts and parts[-3:-2] == ["layers"]
     ]
-    return found[-1] if found else None
+    _BLOCKS[model] = found[-1] if found else None
+    return _BLOCKS[model]

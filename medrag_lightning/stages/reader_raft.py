@@ -89,14 +89,9 @@ class ReaderRaft(Stage):
 
     def training_step(self, batch: ReaderBatch, batch_idx: int) -> Tensor:
         """Mean answer NLL over the answer tokens of the global batch, in nats."""
-        parts = [part for part in batch.parts if part.rows is not None]
-        masks = [part.rows.mask_RL for part in parts if part.rows is not None]
-        count = self._tokens_per_process(sum(int(mask.sum()) for mask in masks))
-        losses = [
-            answer_nll(self.reader.token_logp(part.prompts, part.rows), part.rows.mask_RL, count)
-            for part in parts
-            if part.rows is not None
-        ]
+        parts = [(part.prompts, part.rows) for part in batch.parts if part.rows is not None]
+        count = self._tokens_per_process(sum(int(rows.mask_RL.sum()) for _, rows in parts))
+        losses = [answer_nll(self.reader.token_logp(prompts, rows), rows.mask_RL, count) for prompts, rows in parts]
         loss = torch.stack(losses).sum()
         self.log("train/loss", self._over_processes(loss.detach()), prog_bar=True, batch_size=len(batch))
         return loss
