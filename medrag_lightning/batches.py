@@ -25,7 +25,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from medrag_lightning.artifacts import fingerprint
-from medrag_lightning.records import Candidate, Query, Regime
+from medrag_lightning.records import Candidate, Condition, Document, Query, Regime
 
 
 class Role(StrEnum):
@@ -73,13 +73,18 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One query with the evidence it is read with. `candidate_images[k]` belongs to `candidates[k]`; None if it has none."""
+    """One query with the evidence it is read with. `candidate_images[k]` belongs to `candidates[k]`; None if it has none.
+
+    `system` names the retriever where several are compared; `condition` is set where the score table asks.
+    """
 
     query: Query
     regime: Regime
     candidates: tuple[Candidate, ...] = ()
     query_image: Image | None = None
     candidate_images: tuple[Image | None, ...] = ()
+    system: str = ""
+    condition: Condition | None = None
 
     def without_images(self) -> Example:
         """The same example without pixels, to keep beside predictions."""
@@ -95,12 +100,17 @@ class EncodedPrompts:
         mask_PT: int64, 1 on real tokens.
         vision: model keyword arguments made from the images (``pixel_values``, ``image_grid_thw``, ...); empty without images.
         images_of_prompt: the number of images in each of the P prompts; may be left empty where `vision` is.
+        image_places: for shared images, the places among the distinct images in `vision` of each prompt's images, in reading
+            order. Empty: `vision` holds every prompt's images one after another, repeated ones too.
+        image_keys: for shared images, `pixel_sha256` of each distinct image: a frozen vision tower sees each key once.
     """
 
     ids_PT: Tensor
     mask_PT: Tensor
     vision: Mapping[str, Tensor] = field(default_factory=dict)
     images_of_prompt: tuple[int, ...] = ()
+    image_places: tuple[tuple[int, ...], ...] = ()
+    image_keys: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedPrompts:
         """A copy on `device`."""
@@ -191,6 +201,51 @@ class EmbedItem:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EmbedItem:
         """Itself: the encoder makes tensors of it."""
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image and its report, to train a retriever on. Pairs with an equal `text_key` or `image_key` are duplicates.
+
+    `text_key` is the `fingerprint` of the text in lower case with single spaces, `image_key` the image's `pixel_sha256`.
+    """
+
+    document: Document
+    image: Image
+    text_key: str
+    image_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePool:
+    """The K candidates of one query in one channel, with their vectors and what the frozen reader says under each.
+
+    Attributes:
+        ids: document ids, best first by the retriever that found them.
+        passage_KD: float32 vectors of the candidates on the searched side.
+        logp_KC: float32 log-probability of each answer, summed over its tokens (`records.Score`); None with a live reader.
+        token_count_C: tokens of each answer.
+        gold: position of the gold answer.
+    """
+
+    ids: tuple[str, ...]
+    passage_KD: NDArray[np.float32]
+    logp_KC: NDArray[np.float32] | None
+    token_count_C: NDArray[np.int64]
+    gold: int
+
+
+@dataclass(frozen=True, slots=True)
+class DistillExample:
+    """One query with a pool of candidates for each head (`image`, `text`: the side that the head searches).
+
+    `readings[side][k]` is the example that a live reader scores for candidate k; empty where a score table was read.
+    """
+
+    query: Query
+    image: Image
+    pools: Mapping[str, CandidatePool]
+    readings: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)
 
 
 def pixel_sha256(image: Image) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,61 @@ class Retriever(Protocol):
 
 
 @runtime_checkable
+class DualEncoder(Retriever, Protocol):
+    """A retriever whose towers can be trained (at run time a torch module). Inputs are made in loader workers."""
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Builds or loads the weights, once; an encoder without a tokenizer of its own trains one on `texts`."""
+        ...
+
+    def image_inputs(self, images: Sequence[Image]) -> dict[str, Tensor]:
+        """Images as tensors whose first axis is B; no weights are touched."""
+        ...
+
+    def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Texts as tensors whose first axis is B; no weights are touched."""
+        ...
+
+    def image_vectors(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """float32 (B, D) unit vectors; differentiable."""
+        ...
+
+    def text_vectors(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """float32 (B, D) unit vectors; differentiable."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint must keep to rebuild the encoder before training, as plain JSON."""
+        ...
+
+    def restore(self, settings: dict[str, Any]) -> None:
+        """`prepare` from a checkpoint's settings; ValueError where they contradict this encoder's own."""
+        ...
+
+
+@runtime_checkable
+class QueryEncoder(Protocol):
+    """A retriever whose query vectors are not its passage vectors: a head for each side that is searched (JOMED)."""
+
+    def embed_queries(self, images: Sequence[Image], side: str) -> NDArray[np.float32]:
+        """(B, D) query vectors for a search among ``image`` or ``text`` vectors; not necessarily of unit length."""
+        ...
+
+    def query_fingerprint(self) -> str:
+        """sha256 over what the query vectors depend on beyond `Retriever.fingerprint`."""
+        ...
+
+
+@runtime_checkable
+class VectorSource(Protocol):
+    """A candidate source that knows the vectors of its documents."""
+
+    def document_vectors(self, side: str, ids: Sequence[str]) -> NDArray[np.float32]:
+        """(len(ids), D) stored vectors on a side (``image``, ``text``); ValueError names a document that has none."""
+        ...
+
+
+@runtime_checkable
 class CandidateSource(Protocol):
     """Finds evidence for queries. A candidate never shares id, study, patient or image with its query."""
 
@@ -146,15 +201,30 @@ Collator = Callable[[Sequence[Any]], Any]
 """A list of examples to a batch; runs in loader workers."""
 
 
+Feed = Literal["reading", "corpus", "scoring", "pairs", "distillation"]
+"""What a data module serves to a stage: examples to read, documents to embed, (query, condition) examples to score, image-text
+pairs, or queries with their pools of scored candidates."""
+
+
 @runtime_checkable
-class CollatingStage(Protocol):
-    """What the data module asks of the stage that it serves."""
+class ServedStage(Protocol):
+    """What the data module asks of any stage."""
 
     @property
-    def one_candidate_per_prompt(self) -> bool:
-        """Whether a training prompt shows one candidate (JOMED) or all of them."""
+    def feed(self) -> Feed:
+        """What the stage is served."""
         ...
 
     def collator(self, training: bool) -> Collator:
         """The collator for training batches, or for evaluation batches."""
+        ...
+
+
+@runtime_checkable
+class CollatingStage(ServedStage, Protocol):
+    """What the data module asks of a stage that reads examples."""
+
+    @property
+    def one_candidate_per_prompt(self) -> bool:
+        """Whether a training prompt shows one candidate (JOMED) or all of them."""
         ...

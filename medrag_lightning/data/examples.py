@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch.utils.data import Dataset
 
@@ -38,26 +39,30 @@ class TrainExamples(Dataset[list[Example]]):
     def _one(self, key: SampleKey) -> Example:
         place, sample = divmod(key.place, self.picker.mixture.samples_per_query)
         query = self.queries[place]
-        example = _example(query, Regime.RETRIEVED, self.picker.for_training(query, sample, key.epoch), self.open_image)
+        example = example_of(query, Regime.RETRIEVED, self.picker.for_training(query, sample, key.epoch), self.open_image)
         if self.augmentation is None or example.query_image is None:
             return example
         rng = counter_rng(self.seed, "augmentation", key.epoch, query.id, sample)
         changed = self.augmentation.apply(example.query_image, rng)
-        return Example(query, example.regime, example.candidates, changed, example.candidate_images)
+        return replace(example, query_image=changed)
 
 
 class EvalExamples(Dataset[list[Example]]):
-    """The queries of a split under one evidence regime."""
+    """The queries of a split under one evidence regime; `system` names the retriever where several are compared."""
 
-    def __init__(self, queries: Sequence[Query], picker: EvidencePicker, regime: Regime, open_image: OpenImage) -> None:
+    def __init__(
+        self, queries: Sequence[Query], picker: EvidencePicker, regime: Regime, open_image: OpenImage, system: str = ""
+    ) -> None:
         self.queries, self.picker, self.regime, self.open_image = list(queries), picker, regime, open_image
+        self.system = system
 
     def __len__(self) -> int:
         return len(self.queries)
 
     def __getitem__(self, keys: Sequence[SampleKey]) -> list[Example]:
         chosen = [self.queries[key.place] for key in keys]
-        return [_example(q, self.regime, self.picker.for_regime(q, self.regime), self.open_image) for q in chosen]
+        found = [self.picker.for_regime(query, self.regime) for query in chosen]
+        return [example_of(q, self.regime, c, self.open_image, self.system) for q, c in zip(chosen, found, strict=True)]
 
 
 class CorpusItems(Dataset[list[EmbedItem]]):
@@ -77,6 +82,9 @@ class CorpusItems(Dataset[list[EmbedItem]]):
         return EmbedItem(index, document.text, None if document.image is None else self.open_image(document.image))
 
 
-def _example(query: Query, regime: Regime, candidates: tuple[Candidate, ...], open_image: OpenImage) -> Example:
+def example_of(
+    query: Query, regime: Regime, candidates: tuple[Candidate, ...], open_image: OpenImage, system: str = ""
+) -> Example:
+    """The example of a query with its images and those of its candidates opened."""
     images = tuple(None if c.document.image is None else open_image(c.document.image) for c in candidates)
-    return Example(query, regime, candidates, None if query.image is None else open_image(query.image), images)
+    return Example(query, regime, candidates, None if query.image is None else open_image(query.image), images, system)

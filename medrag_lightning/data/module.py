@@ -11,11 +11,14 @@ from torch.utils.data import DataLoader
 
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.data.augment import Augmentation
-from medrag_lightning.data.evidence import EvidenceMixture, EvidencePicker
-from medrag_lightning.data.examples import CorpusItems, EvalExamples, TrainExamples
+from medrag_lightning.data.distillation_feed import DistillationFeed, DistillationPlan
+from medrag_lightning.data.evidence import EvidenceMixture
+from medrag_lightning.data.feeds import CorpusFeed, Feed, ReadingFeed, World
 from medrag_lightning.data.images import ImageStore
+from medrag_lightning.data.pair_feed import PairFeed, PairPlan
 from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler
-from medrag_lightning.interfaces import CandidateSource, CollatingStage, Collator, Table
+from medrag_lightning.data.scoring_feed import ScoringFeed, ScoringPlan
+from medrag_lightning.interfaces import CandidateSource, CollatingStage, ServedStage, Table
 from medrag_lightning.records import Document, Query, Regime, Retrieved, Split, shares_identity, unique_by_id
 
 RegimeName = Literal["retrieved", "none", "random", "oracle", "poisoned"]
@@ -41,6 +44,11 @@ class MedragData(L.LightningDataModule):
         cache_folder: where evidence stores are kept and reused.
         max_pixels: larger images are refused before they are decoded.
         max_train_queries, max_eval_queries: keep the first so many queries of a split, in file order; null for all.
+        rivals: other sources by name; `test` reports what the same reader makes of their candidates, beside those of
+            `source`. They search the same evidence store, so their passage encoder is the one of `source`.
+        scoring: what the stage `score` scores.
+        pairs: how the stage `retriever_contrastive` splits the corpus.
+        distillation: which scores the stage `retriever_kl` learns from.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True
@@ -61,6 +69,10 @@ class MedragData(L.LightningDataModule):
         max_pixels: int = 50_000_000,
         max_train_queries: int | None = None,
         max_eval_queries: int | None = None,
+        rivals: dict[str, CandidateSource] | None = None,
+        scoring: ScoringPlan | None = None,
+        pairs: PairPlan | None = None,
+        distillation: DistillationPlan | None = None,
     ) -> None:
         super().__init__()
         if not tables:
@@ -75,24 +87,38 @@ class MedragData(L.LightningDataModule):
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
         self._queries: dict[Split, list[Query]] | None = None
         self._documents: list[Document] = []
-        self._retrieved: dict[str, Retrieved] = {}
+        self.rivals, self.scoring, self.pairs, self.distillation = dict(rivals or {}), scoring, pairs, distillation
+        if named := set(self.rivals) & {str(regime) for regime in Regime}:
+            raise ValueError(f"data.rivals: {sorted(named)} are names of regimes; give other names")
+        self._retrieved: dict[str, Retrieved] | None = None
+        self._of_rival: dict[str, dict[str, Retrieved]] = {}
         self._train_loader: ResumableLoader | None = None
         self._resume_from: dict[str, int] = {}
 
     def prepare_data(self) -> None:
         """Builds the evidence store where it is missing (one process)."""
         self._read_tables()
-        self.source.prepare(self._documents, self._image_store(), self.evidence_folder())
+        if self._searches():
+            for source in (self.source, *self.rivals.values()):
+                source.prepare(self._documents, self._image_store(), self.evidence_folder())
 
     def setup(self, stage: str) -> None:
         """Reads tables and finds the candidates of every query once."""
         self._read_tables()
+        if self._retrieved is None and self._searches():
+            self._retrieved = self._search(self.source, list(Split))
+            self._of_rival = {name: self._search(source, [Split.TEST]) for name, source in self.rivals.items()}
+
+    def search_again(self) -> None:
+        """Finds the candidates anew, after the source's vectors have changed (index refresh); loaders made later serve them."""
+        self._retrieved = self._search(self.source, list(Split))
+
+    def _search(self, source: CandidateSource, splits: Sequence[Split]) -> dict[str, Retrieved]:
         assert self._queries is not None
-        if self._retrieved:
-            return
-        self.source.load(self._documents, self._image_store(), self.evidence_folder())
-        wanted = [query for split in Split for query in self._queries[split]]
-        for query, found in zip(wanted, self.source.retrieve(wanted), strict=True):
+        source.load(self._documents, self._image_store(), self.evidence_folder())
+        wanted = [query for split in splits for query in self._queries[split]]
+        by_query: dict[str, Retrieved] = {}
+        for query, found in zip(wanted, source.retrieve(wanted), strict=True):
             if found.query_id != query.id:
                 raise ValueError(f"{found.provenance}: candidates of query {found.query_id!r} in the place of {query.id!r}")
             for candidate in found.candidates:
@@ -100,7 +126,12 @@ class MedragData(L.LightningDataModule):
                     raise ValueError(
                         f"{found.provenance}: candidate {candidate.id!r} shares its {reason} with query {query.id!r}"
                     )
-            self._retrieved[query.id] = found
+            by_query[query.id] = found
+        return by_query
+
+    def _searches(self) -> bool:
+        """Whether the stage needs candidates; without a trainer somebody looks at them by hand."""
+        return self.trainer is None or self._stage().feed not in ("corpus", "pairs")
 
     def split_queries(self, split: str) -> list[Query]:
         """The questions of `train`, `val` or `test`, in file order."""
@@ -127,14 +158,11 @@ class MedragData(L.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled training batches that resume where they stopped."""
-        queries = [query for query in self.split_queries(Split.TRAIN) if query.answer is not None]
-        if not queries:
-            raise ValueError("no training question has an answer; check the tables' splits")
-        examples = TrainExamples(queries, self._picker(), self._image_store(), self.augmentation, self.seed)
+        items = self._feed().training()
         rank, world = self._process()
-        sampler = TrainSampler(len(examples), self.batch_size, self.seed, rank, world)
+        sampler = TrainSampler(len(items), self.batch_size, self.seed, rank, world)
         loader = ResumableLoader(
-            examples, sampler=sampler, batch_size=None, position=self._position, **self._loading(training=True)
+            items, sampler=sampler, batch_size=None, position=self._position, **self._loading(training=True)
         )
         if self._resume_from:
             loader.load_state_dict(self._resume_from)
@@ -149,60 +177,68 @@ class MedragData(L.LightningDataModule):
         """Kept until the training loader is made: its workers start to prefetch at once, so it must know by then."""
         self._resume_from = dict(state)
 
-    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        """The validation queries with their retrieved evidence; for the verb `validate`, one loader a regime."""
-        if self.trainer is not None and self.trainer.state.fn == "validate":
-            return [self._eval_loader(Split.VAL, regime) for regime in self.regimes]
-        return self._eval_loader(Split.VAL, Regime.RETRIEVED)
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Validation; for a reader with its retrieved evidence, and for the verb `validate` one loader a regime."""
+        alone = self.trainer is not None and self.trainer.state.fn == "validate"
+        return [self._eval_loader(items) for items in self._feed().validation(alone)]
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
-        """One loader a regime, in the order of `regimes`."""
-        return [self._eval_loader(Split.TEST, regime) for regime in self.regimes]
+        """Test; for a reader one loader a regime, in the order of `regimes`, then one a rival."""
+        return [self._eval_loader(items) for items in self._feed().test()]
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """For a reader: the test queries with their retrieved evidence; they may have no answers.
 
-        For a stage that embeds: the corpus, as lists of EmbedItem, every document once over all processes.
+        For a stage that embeds: the corpus, every document once over all processes; for one that scores: what is missing.
         """
-        if self.trainer is not None and isinstance(self.trainer.lightning_module, CollatingStage):
-            return self._eval_loader(Split.TEST, Regime.RETRIEVED)
-        rank, world = self._process()
-        items = CorpusItems(self.documents(), self._image_store())
-        sampler = EvalSampler(len(items), self.eval_batch_size, rank, world)
-        return DataLoader(items, sampler=sampler, batch_size=None, num_workers=self.num_workers)
+        return self._eval_loader(self._feed().prediction())
 
-    def _eval_loader(self, split: Split, regime: Regime) -> DataLoader[Any]:
-        queries = self.split_queries(split)
-        picker = self._picker()
-        if regime in (Regime.ORACLE, Regime.POISONED):
-            queries = [q for q in queries if (q.relevant_ids if regime is Regime.ORACLE else q.poison_ids)]
-            if not queries:
-                raise ValueError(f"regime {regime!s} needs a generated world that knows such documents; {split} has none")
+    def world(self) -> World:
+        """What the feeds are made of."""
+        assert self._queries is not None
+        stage = self._stage()
+        return World(
+            queries=self._queries,
+            documents=self._documents,
+            retrieved=self._retrieved or {},
+            of_rival=self._of_rival,
+            open_image=self._image_store(),
+            source=self.source,
+            mixture=self.evidence,
+            one_candidate_per_prompt=isinstance(stage, CollatingStage) and stage.one_candidate_per_prompt,
+            seed=self.seed,
+        )
+
+    def _feed(self) -> Feed:
+        world, kind = self.world(), self._stage().feed
+        if kind == "reading":
+            return ReadingFeed(world, self.regimes, self.augmentation)
+        if kind == "corpus":
+            return CorpusFeed(world)
+        if kind == "scoring":
+            return ScoringFeed(world, self.scoring or ScoringPlan())
+        if kind == "pairs":
+            return PairFeed(world, self.pairs or PairPlan(), self.augmentation)
+        return DistillationFeed(world, self.distillation or DistillationPlan(), self.augmentation)
+
+    def _eval_loader(self, items: Any) -> DataLoader[Any]:
         rank, world = self._process()
-        sampler = EvalSampler(len(queries), self.eval_batch_size, rank, world)
-        examples = EvalExamples(queries, picker, regime, self._image_store())
-        return DataLoader(examples, sampler=sampler, batch_size=None, **self._loading(training=False))
+        sampler = EvalSampler(len(items), getattr(items, "batch_size", None) or self.eval_batch_size, rank, world)
+        return DataLoader(items, sampler=sampler, batch_size=None, **self._loading(training=False))
 
     def _loading(self, training: bool) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
-            "collate_fn": self._collator(training),
+            "collate_fn": self._stage().collator(training),
             "persistent_workers": False,
             "multiprocessing_context": "fork" if self.num_workers else None,
             "pin_memory": self._stage_on_gpu(),
         }
 
-    def _picker(self) -> EvidencePicker:
-        one = self._stage().one_candidate_per_prompt
-        return EvidencePicker(self._documents, self._retrieved, self.evidence, one, self.seed)
-
-    def _collator(self, training: bool) -> Collator:
-        return self._stage().collator(training)
-
-    def _stage(self) -> CollatingStage:
+    def _stage(self) -> ServedStage:
         assert self.trainer is not None, "the data module is served by a trainer"
         stage = self.trainer.lightning_module
-        if not isinstance(stage, CollatingStage):
+        if not isinstance(stage, ServedStage):
             raise ValueError(f"{type(stage).__name__} has no collator; it cannot be served by {type(self).__name__}")
         return stage
 

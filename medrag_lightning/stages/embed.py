@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import lightning as L
 
 from medrag_lightning.batches import Embedded, EmbedItem
-from medrag_lightning.interfaces import Retriever
+from medrag_lightning.interfaces import Collator, Feed, Retriever
 
 
 class Embed(L.LightningModule):
@@ -22,6 +22,15 @@ class Embed(L.LightningModule):
     def __init__(self, encoder: Retriever) -> None:
         super().__init__()
         self.encoder = encoder
+
+    @property
+    def feed(self) -> Feed:
+        """The corpus."""
+        return "corpus"
+
+    def collator(self, training: bool) -> Collator:
+        """Items as they are: the encoder makes tensors of them."""
+        return list
 
     def setup(self, stage: str) -> None:
         """Loads the encoder's weights, before Lightning moves this module to its device."""

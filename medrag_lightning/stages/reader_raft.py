@@ -13,7 +13,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from medrag_lightning.batches import Example, ReaderBatch
-from medrag_lightning.interfaces import Reader
+from medrag_lightning.interfaces import Feed, Reader
 from medrag_lightning.losses import answer_nll
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.records import Prediction
@@ -67,6 +67,11 @@ class ReaderRaft(Stage):
         self.predictions: list[Prediction] = []
         self._readings: list[Reading] = []
         self._prepared = False
+
+    @property
+    def feed(self) -> Feed:
+        """Examples to read."""
+        return "reading"
 
     @property
     def one_candidate_per_prompt(self) -> bool:

@@ -1,4 +1,4 @@
-"""Losses as pure functions: float32 inside, formula, reduction and perfect value stated."""
+"""The loss of a reader that learns to answer."""
 
 from __future__ import annotations
 

@@ -1,0 +1,131 @@
+"""What a stage is fed: data sets of records for training, validation, test and prediction. One feed for each kind of stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from medrag_lightning.data.augment import Augmentation
+from medrag_lightning.data.evidence import EvidenceMixture, EvidencePicker
+from medrag_lightning.data.examples import CorpusItems, EvalExamples, TrainExamples
+from medrag_lightning.data.sampler import SampleKey
+from medrag_lightning.interfaces import CandidateSource, OpenImage
+from medrag_lightning.records import Document, Query, Regime, Retrieved, Split
+
+
+class Items(Protocol):
+    """A data set that is asked for a whole batch of samples at once.
+
+    It may have an attribute `batch_size`, which in evaluation takes the place of the data module's own.
+    """
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> list[Any]:
+        """The samples of a batch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything that the data module knows: queries, corpus, candidates and how images are opened."""
+
+    queries: Mapping[Split, list[Query]]
+    documents: list[Document]
+    retrieved: Mapping[str, Retrieved]
+    of_rival: Mapping[str, Mapping[str, Retrieved]]
+    open_image: OpenImage
+    source: CandidateSource
+    mixture: EvidenceMixture
+    one_candidate_per_prompt: bool
+    seed: int
+
+    def picker(self, retrieved: Mapping[str, Retrieved] | None = None) -> EvidencePicker:
+        """Picks evidence among `retrieved`; by default among what the main source found."""
+        found = self.retrieved if retrieved is None else retrieved
+        return EvidencePicker(self.documents, found, self.mixture, self.one_candidate_per_prompt, self.seed)
+
+
+class Feed(Protocol):
+    """The data sets of one kind of stage; what a stage cannot do raises ValueError."""
+
+    def training(self) -> Any:
+        """Samples to train on."""
+        ...
+
+    def validation(self, alone: bool) -> list[Any]:
+        """One data set a loader; `alone` in the verb `validate`, not within a fit."""
+        ...
+
+    def test(self) -> list[Any]:
+        """One data set a loader."""
+        ...
+
+    def prediction(self) -> Any:
+        """What `predict` goes through."""
+        ...
+
+
+class ReadingFeed:
+    """Examples for a stage that reads: one data set a regime, and one for each rival retriever."""
+
+    def __init__(self, world: World, regimes: Sequence[Regime], augmentation: Augmentation | None) -> None:
+        self.world, self.regimes, self.augmentation = world, list(regimes), augmentation
+
+    def training(self) -> TrainExamples:
+        """The training queries that have an answer."""
+        queries = [query for query in self.world.queries[Split.TRAIN] if query.answer is not None]
+        if not queries:
+            raise ValueError("no training question has an answer; check the tables' splits")
+        return TrainExamples(queries, self.world.picker(), self.world.open_image, self.augmentation, self.world.seed)
+
+    def validation(self, alone: bool) -> list[EvalExamples]:
+        """With retrieved evidence; in the verb `validate` with that of every regime."""
+        return [self._examples(Split.VAL, regime) for regime in (self.regimes if alone else [Regime.RETRIEVED])]
+
+    def test(self) -> list[EvalExamples]:
+        """The regimes, then the rivals."""
+        queries, open_image = self.world.queries[Split.TEST], self.world.open_image
+        rivals = [
+            EvalExamples(queries, self.world.picker(found), Regime.RETRIEVED, open_image, name)
+            for name, found in self.world.of_rival.items()
+        ]
+        return [*(self._examples(Split.TEST, regime) for regime in self.regimes), *rivals]
+
+    def prediction(self) -> EvalExamples:
+        """The test queries with their retrieved evidence."""
+        return self._examples(Split.TEST, Regime.RETRIEVED)
+
+    def _examples(self, split: Split, regime: Regime) -> EvalExamples:
+        queries = self.world.queries[split]
+        if regime in (Regime.ORACLE, Regime.POISONED):
+            queries = [q for q in queries if (q.relevant_ids if regime is Regime.ORACLE else q.poison_ids)]
+            if not queries:
+                raise ValueError(f"regime {regime!s} needs a generated world that knows such documents; {split} has none")
+        return EvalExamples(queries, self.world.picker(), regime, self.world.open_image)
+
+
+class CorpusFeed:
+    """The corpus, as lists of EmbedItem, for a stage that embeds."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def training(self) -> CorpusItems:
+        """Nothing is trained."""
+        raise ValueError("the embedding stage only predicts")
+
+    def validation(self, alone: bool) -> list[CorpusItems]:
+        """Nothing is evaluated."""
+        raise ValueError("the embedding stage only predicts")
+
+    def test(self) -> list[CorpusItems]:
+        """Nothing is evaluated."""
+        raise ValueError("the embedding stage only predicts")
+
+    def prediction(self) -> CorpusItems:
+        """Every document."""
+        return CorpusItems(self.world.documents, self.world.open_image)
