@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
+from torch.nn import Module
 
 from medrag_lightning.batches import AnswerRows, EncodedPrompts, Prompt
 from medrag_lightning.records import Document, ImageRef, Query, Retrieved
@@ -143,6 +144,10 @@ class DualEncoder(Retriever, Protocol):
 
     def text_vectors(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """float32 (B, D) unit vectors; differentiable."""
+        ...
+
+    def image_tower(self) -> Module:
+        """A copy of the image tower with weights of its own: `image_inputs` to float32 (B, D) unit vectors."""
         ...
 
     def settings(self) -> dict[str, Any]:
