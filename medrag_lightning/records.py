@@ -247,6 +247,8 @@ class Prediction:
             normalised over the choices (closed), or of the gold answer alone, per token (open; empty without one).
         candidate_answers: for mixtures, the answer that each cited candidate alone would give; None where invalid.
         system: name of the retriever where several are compared; empty for the run's own.
+        gold_logp_nats: log-probability of the gold answer: of its choice (closed), a token (open); None where unknown.
+        gold_tokens: tokens of the gold answer of an open question; 0 where unknown or closed.
     """
 
     query_id: str
@@ -266,6 +268,8 @@ class Prediction:
     candidate_logp_nats: tuple[tuple[float, ...], ...] = ()
     candidate_answers: tuple[str | None, ...] = ()
     system: str = ""
+    gold_logp_nats: float | None = None
+    gold_tokens: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from medrag_lightning.batches import Example, ReaderBatch
 from medrag_lightning.interfaces import Feed, Reader
 from medrag_lightning.losses import answer_nll
+from medrag_lightning.mixture import Fusion, TunedFusion, tune_fusion
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.records import Prediction
 from medrag_lightning.stages.base import Schedule, Stage
@@ -34,7 +35,7 @@ class ReaderRaft(Stage):
         optimizer: made over the trainable parameters only.
         schedule: the learning rate over the run.
         evidence: one candidate a prompt, or all in one.
-        mixture_temperature: divides retrieval scores before the softmax that weighs candidates (one a prompt).
+        fusion: how candidates that are read one a prompt become one answer; the verb `validate` says what settings would suit.
         max_new_tokens: longest free-text answer.
         closed_answers: score every choice exactly, or generate and parse strictly (with an `invalid` bucket).
         seed: of dropout.
@@ -51,7 +52,7 @@ class ReaderRaft(Stage):
         template: PromptTemplate = PromptTemplate(),  # noqa: B008  (frozen)
         schedule: Schedule = Schedule(),  # noqa: B008  (frozen)
         evidence: EvidenceLayout = "one_per_prompt",
-        mixture_temperature: float = 0.1,
+        fusion: Fusion = Fusion(),  # noqa: B008  (frozen)
         max_new_tokens: int = 16,
         closed_answers: ClosedReading = "scored",
         seed: int = 0,
@@ -59,12 +60,13 @@ class ReaderRaft(Stage):
         allow_order_change: bool = False,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
-        if mixture_temperature <= 0:
-            raise ValueError(f"mixture_temperature must be positive, got {mixture_temperature}")
-        self.reader, self.template, self.evidence = reader, template, evidence
-        self.batch_reader = BatchReader(reader, max_new_tokens, mixture_temperature, closed_answers)
+        if fusion != Fusion() and evidence != "one_per_prompt":
+            raise ValueError(f"fusion={fusion} would be ignored: all evidence stands in one prompt; leave it out")
+        self.reader, self.template, self.evidence, self.fusion = reader, template, evidence, fusion
+        self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers)
         self.init_from, self.allow_order_change = init_from, allow_order_change
         self.predictions: list[Prediction] = []
+        self.tuned_fusion: TunedFusion | None = None
         self._readings: list[Reading] = []
         self._prepared = False
 
@@ -130,8 +132,10 @@ class ReaderRaft(Stage):
         self._readings = []
 
     def on_validation_epoch_end(self) -> None:
-        """Gathers the predictions of all processes and logs their metrics."""
+        """Gathers the predictions of all processes and logs their metrics; `validate` tunes the fusion on them."""
         self._finish("val")
+        if self.trainer.state.fn == "validate":
+            self.tuned_fusion = tune_fusion(self.predictions, self.fusion)
 
     def on_test_epoch_end(self) -> None:
         """Gathers the predictions of all processes and logs their metrics, one set a regime."""
@@ -166,12 +170,12 @@ class ReaderRaft(Stage):
         return self.batch_reader.read(batch)
 
     def _gather(self) -> list[Reading]:
-        """The readings of all processes, each query once a regime; sets `predictions`."""
+        """The readings of all processes, each query once a regime and rival; sets `predictions`."""
         gathered: list[list[Reading]] = [self._readings]
         if self.trainer.world_size > 1:
             gathered = [[] for _ in range(self.trainer.world_size)]
             torch.distributed.all_gather_object(gathered, self._readings)
-        readings = sorted((r for part in gathered for r in part), key=lambda r: (r.prediction.regime, r.prediction.query_id))
+        readings = sorted((r for part in gathered for r in part), key=lambda r: _place(r.prediction))
         self._readings = []
         self.predictions = [reading.prediction for reading in readings]
         return readings
@@ -199,3 +203,7 @@ class ReaderRaft(Stage):
             torch.distributed.all_reduce(value)
             value = value / self.trainer.world_size
         return value
+
+
+def _place(prediction: Prediction) -> tuple[str, str, str]:
+    return prediction.regime, prediction.system, prediction.query_id

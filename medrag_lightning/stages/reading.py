@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medrag_lightning import metrics
 from medrag_lightning.batches import Example, ReaderBatch, ReaderPart
 from medrag_lightning.interfaces import Reader
-from medrag_lightning.mixture import candidate_weights, mix_closed, vote_open
+from medrag_lightning.mixture import Fusion, log_softmax, vote_open
 from medrag_lightning.records import AnswerType, Prediction
 
 Floats = NDArray[np.float64]
@@ -42,6 +42,15 @@ class _OfQuery:
     words: list[str]
     lengths: list[int]
 
+    def reordered(self, order: Sequence[int]) -> _OfQuery:
+        """The same rows in another order."""
+        return _OfQuery(
+            [self.candidates[i] for i in order],
+            [self.logps[i] for i in order],
+            [self.words[i] for i in order],
+            [self.lengths[i] for i in order],
+        )
+
 
 class BatchReader:
     """Reads batches into predictions.
@@ -49,12 +58,12 @@ class BatchReader:
     Args:
         reader: the reader; put to evaluation by the caller (Lightning does).
         max_new_tokens: longest generated answer.
-        temperature: divides retrieval scores before the softmax over candidates.
+        fusion: how candidates that are read one a prompt become one answer.
         closed: how closed questions are answered.
     """
 
-    def __init__(self, reader: Reader, max_new_tokens: int, temperature: float, closed: ClosedReading) -> None:
-        self.reader, self.max_new_tokens, self.temperature, self.closed = reader, max_new_tokens, temperature, closed
+    def __init__(self, reader: Reader, max_new_tokens: int, fusion: Fusion, closed: ClosedReading) -> None:
+        self.reader, self.max_new_tokens, self.fusion, self.closed = reader, max_new_tokens, fusion, closed
 
     @torch.no_grad()
     def read(self, batch: ReaderBatch) -> list[Reading]:
@@ -84,39 +93,58 @@ class BatchReader:
             of.words.append(self.reader.processor.decode(spoken[prompt]) if spoken else "")
 
     def _mixed(self, example: Example, of: _OfQuery) -> Reading:
+        """The reading of one query; the rows of `of` are put in the candidates' order first."""
         order = np.argsort(of.candidates, kind="stable")
-        chosen = [example.candidates[of.candidates[i]] for i in order if of.candidates[i] >= 0]
+        of = of.reordered(order.tolist())
         weight_K = np.ones(1)
         if len(order) > 1:
-            weight_K = candidate_weights([c.score for c in chosen], [str(c.channel) for c in chosen], self.temperature)
+            chosen = [example.candidates[place] for place in of.candidates]
+            weight_K = self.fusion.weights([c.score for c in chosen], [str(c.channel) for c in chosen])
         if example.query.answer_type is AnswerType.CLOSED:
-            return self._closed(example, of, order, weight_K)
-        return self._open(example, of, order, weight_K)
+            return self._closed(example, of, weight_K)
+        return self._open(example, of, weight_K)
 
-    def _closed(self, example: Example, of: _OfQuery, order: NDArray[np.intp], weight_K: Floats) -> Reading:
+    def _closed(self, example: Example, of: _OfQuery, weight_K: Floats) -> Reading:
         query = example.query
-        logp_C = mix_closed(np.array([of.logps[i] for i in order]), weight_K)
+        logp_KC = log_softmax(np.array(of.logps), axis=1)
+        logp_C = self.fusion.closed(logp_KC, weight_K)
         if self.closed == "scored":
             raw = query.choices[int(logp_C.argmax())]
             answer: str | None = raw
+            alone: list[str | None] = [query.choices[best] for best in logp_KC.argmax(axis=1)]
         else:
-            raw = vote_open([of.words[i] for i in order], weight_K)
+            raw = vote_open(of.words, weight_K)
             answer = metrics.parse_closed(raw, query.choices)
+            alone = [metrics.parse_closed(words, query.choices) for words in of.words]
         gold = query.gold_index
-        nll = float(-logp_C[gold]) if gold >= 0 else math.nan
-        return Reading(_prediction(example, answer, raw, tuple(logp_C.tolist()), weight_K), nll)
+        known = float(logp_C[gold]) if gold >= 0 else None
+        said = _prediction(example, answer, raw, known)
+        mixed = _candidates(of, weight_K, [tuple(row) for row in logp_KC.tolist()], alone)
+        return Reading(replace(said, logp_nats=tuple(logp_C.tolist()), **mixed), math.nan if known is None else -known)
 
-    def _open(self, example: Example, of: _OfQuery, order: NDArray[np.intp], weight_K: Floats) -> Reading:
-        raw = vote_open([of.words[i] for i in order], weight_K)
-        nll = math.nan
+    def _open(self, example: Example, of: _OfQuery, weight_K: Floats) -> Reading:
+        raw = vote_open(of.words, weight_K)
+        known, tokens = None, 0
+        rows: list[tuple[float, ...]] = [()] * len(of.words)
         if example.query.answer is not None:
-            gold_K = np.array([of.logps[i][0] for i in order])
-            with np.errstate(divide="ignore"):
-                nll = -float(np.logaddexp.reduce(gold_K + np.log(weight_K))) / of.lengths[int(order[0])]
-        return Reading(_prediction(example, raw or None, raw, (), weight_K), nll)
+            tokens, gold_K = of.lengths[0], np.array([row[0] for row in of.logps])
+            known = self.fusion.sequence(gold_K, weight_K) / tokens
+            rows = [(logp / tokens,) for logp in gold_K.tolist()]
+        said = _prediction(example, raw or None, raw, known)
+        mixed = _candidates(of, weight_K, rows, [words or None for words in of.words])
+        return Reading(replace(said, gold_tokens=tokens, **mixed), math.nan if known is None else -known)
 
 
-def _prediction(example: Example, answer: str | None, raw: str, logp: tuple[float, ...], weight_K: Floats) -> Prediction:
+def _candidates(
+    of: _OfQuery, weight_K: Floats, rows: list[tuple[float, ...]], alone: Sequence[str | None]
+) -> dict[str, Any]:
+    """The fields of a prediction that tell of each candidate read alone; none where all stood in one prompt."""
+    if of.candidates[0] < 0:
+        return {}
+    return {"weights": tuple(weight_K.tolist()), "candidate_logp_nats": tuple(rows), "candidate_answers": tuple(alone)}
+
+
+def _prediction(example: Example, answer: str | None, raw: str, gold_logp_nats: float | None) -> Prediction:
     query = example.query
     return Prediction(
         query_id=query.id,
@@ -126,25 +154,33 @@ def _prediction(example: Example, answer: str | None, raw: str, logp: tuple[floa
         gold=query.answer,
         answer_type=query.answer_type,
         choices=query.choices,
-        logp_nats=logp,
         cited=tuple(candidate.id for candidate in example.candidates),
-        weights=tuple(weight_K.tolist()) if len(weight_K) > 1 else (),
         need=query.need,
         question=query.question,
+        scores=tuple(candidate.score for candidate in example.candidates),
+        channels=tuple(candidate.channel for candidate in example.candidates),
+        system=example.system,
+        gold_logp_nats=gold_logp_nats,
     )
 
 
 def summary(readings: Sequence[Reading]) -> dict[str, float]:
-    """Metrics by ``regime/name``, over the readings that have a gold answer; what cannot be computed is left out."""
+    """Metrics by ``regime/name``, over the readings that have a gold answer; what cannot be computed is left out.
+
+    A rival retriever's answers stand under its own name in the regime's place.
+    """
     numbers: dict[str, float] = {}
-    for regime in sorted({reading.prediction.regime for reading in readings}):
-        known = [r for r in readings if r.prediction.regime is regime and r.prediction.gold is not None]
+    systems: dict[str, list[Reading]] = defaultdict(list)
+    for reading in readings:
+        systems[reading.prediction.system or str(reading.prediction.regime)].append(reading)
+    for system, mine in sorted(systems.items()):
+        known = [r for r in mine if r.prediction.gold is not None]
         values = {"loss": float(np.mean([r.gold_nll_nats for r in known])) if known else math.nan}
         for kind in AnswerType:
             of_kind = [r.prediction for r in known if r.prediction.answer_type is kind]
             if of_kind:
                 values |= _of_kind(kind, [p.gold or "" for p in of_kind], of_kind)
-        numbers |= {f"{regime}/{name}": value for name, value in values.items() if math.isfinite(value)}
+        numbers |= {f"{system}/{name}": value for name, value in values.items() if math.isfinite(value)}
     return numbers
 
 

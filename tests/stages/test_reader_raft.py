@@ -1,13 +1,16 @@
 import math
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from toy import Unanswered, data, reader, stage, trainer
+from toy import ToySource, Unanswered, data, reader, stage, trainer
 
 from callbacks.predictions_writer import PredictionsWriter
 from medrag_lightning.batches import Example
 from medrag_lightning.losses import answer_nll
+from medrag_lightning.mixture import Fusion, geometric_closed
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.records import AnswerType, Regime
 from medrag_lightning.stages.raft_collator import RaftCollator
@@ -78,6 +81,58 @@ def test_predictions_cite_what_was_shown(fitted):
         if prediction.answer_type is AnswerType.CLOSED:
             assert sum(math.exp(logp) for logp in prediction.logp_nats) == pytest.approx(1)
             assert prediction.answer in prediction.choices
+
+
+def test_predictions_tell_what_each_candidate_says_alone(fitted):
+    _, module, _, _ = fitted
+    for p in module.predictions:
+        assert len(p.cited) == len(p.weights) == len(p.candidate_answers) == len(p.candidate_logp_nats) == len(p.scores)
+        assert math.isfinite(p.gold_logp_nats)
+        if p.answer_type is AnswerType.OPEN:
+            assert p.gold_tokens > 0
+            assert all(len(row) == 1 for row in p.candidate_logp_nats)
+        elif p.cited:
+            mixed = np.array(p.weights) @ np.exp(p.candidate_logp_nats)
+            assert mixed.tolist() == pytest.approx([math.exp(logp) for logp in p.logp_nats])
+            best = [p.choices[row.index(max(row))] for row in p.candidate_logp_nats]
+            assert list(p.candidate_answers) == best
+            assert p.gold_logp_nats == p.logp_nats[p.choices.index(p.gold)]
+
+
+def test_rivals_are_read_by_the_same_reader_under_their_own_names(fitted):
+    folder, _, _, _ = fitted
+    again, served = stage(), data(folder, rivals={"same": ToySource()}, regimes=[Regime.RETRIEVED])
+    loaded = {"ckpt_path": folder / "a.ckpt", "verbose": False, "weights_only": True}
+    (*_, numbers) = trainer(folder).test(again, datamodule=served, **loaded)
+    mine = {p.query_id: p for p in again.predictions if not p.system}
+    theirs = {p.query_id: p for p in again.predictions if p.system == "same"}
+    assert len(mine) == len(theirs) == len(served.split_queries("test"))
+    assert all(p == replace(mine[name], system="same") for name, p in theirs.items())
+    assert "test/same/closed_accuracy" in numbers
+
+
+def test_jomeds_fusion_adds_log_scores(fitted):
+    folder, _, _, _ = fitted
+    again = stage(fusion=Fusion("logit_mixture", "divide_by_max", 1.0))
+    trainer(folder).test(again, datamodule=data(folder), ckpt_path=folder / "a.ckpt", verbose=False, weights_only=True)
+    for p in again.predictions:
+        if p.answer_type is AnswerType.CLOSED and p.cited:
+            logp_C = geometric_closed(np.array(p.candidate_logp_nats), np.array(p.weights))
+            assert p.logp_nats == pytest.approx(logp_C.tolist())
+            assert p.answer == p.choices[logp_C.argmax()]
+
+
+def test_validate_tunes_the_fusion_and_fit_does_not(fitted):
+    folder, module, _, _ = fitted
+    assert module.tuned_fusion is None
+    again = stage()
+    trainer(folder).validate(again, datamodule=data(folder), ckpt_path=folder / "a.ckpt", verbose=False, weights_only=True)
+    assert again.tuned_fusion.nll_nats <= again.tuned_fusion.before_nats
+
+
+def test_fusion_settings_that_would_be_ignored_are_refused():
+    with pytest.raises(ValueError, match="would be ignored"):
+        stage(evidence="all_in_one_prompt", fusion=Fusion(temperature=1.0))
 
 
 def test_checkpoint_holds_what_trains_and_names_its_stage(fitted):
