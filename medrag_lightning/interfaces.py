@@ -182,6 +182,15 @@ class VectorSource(Protocol):
 
 
 @runtime_checkable
+class Refreshable(Protocol):
+    """A candidate source whose vectors can be made anew while an encoder trains (index refresh)."""
+
+    def refresh(self, encoder: Retriever) -> None:
+        """From now on `encoder` makes the vectors of queries and documents; a `load` must follow."""
+        ...
+
+
+@runtime_checkable
 class CandidateSource(Protocol):
     """Finds evidence for queries. A candidate never shares id, study, patient or image with its query."""
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medrag_lightning.batches import Embedded, EmbedItem, pixel_sha256
 from medrag_lightning.interfaces import OpenImage, Retriever
 from medrag_lightning.records import Document
-from medrag_lightning.retrieval.store import EvidenceStore, VectorType
+from medrag_lightning.retrieval.store import EvidenceStore, Side, VectorType, rows_with
 from medrag_lightning.retrieval.store_writer import StoreWriter
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,31 @@ def check_images(store: EvidenceStore, documents: Sequence[Document], open_image
                 f"the image of document {documents[int(row)].id!r} has changed since the evidence store {store.folder} was "
                 "built; delete that folder to have it built again"
             )
+
+
+def embed_sides(
+    documents: Sequence[Document],
+    open_image: OpenImage,
+    encoder: Retriever,
+    sides: Sequence[Side],
+    batch_size: int,
+    on_progress: Progress | None = None,
+) -> dict[Side, NDArray[np.float32]]:
+    """The vectors of some sides in memory: one row for each document that has that side, in corpus order (`rows_with`)."""
+    fresh: dict[Side, NDArray[np.float32]] = {}
+    for side in sides:
+        rows = rows_with(documents, side)
+        report = Report(f"{side}s embedded again", len(rows), on_progress)
+        parts = []
+        for start in range(0, len(rows), batch_size):
+            chosen = [documents[int(row)] for row in rows[start : start + batch_size]]
+            if side == "image":
+                parts.append(encoder.embed_images([open_image(d.image) for d in chosen if d.image is not None]))
+            else:
+                parts.append(encoder.embed_texts([d.text for d in chosen]))
+            report.done(start + len(chosen))
+        fresh[side] = np.concatenate(parts) if parts else np.zeros((0, encoder.dim), np.float32)
+    return fresh
 
 
 class Report:

@@ -43,6 +43,12 @@ def interleave(ranked: Mapping[Channel, Sequence[Hit]], per_channel: Mapping[Cha
     return hits
 
 
+def in_turn(ranked: Mapping[Channel, Sequence[Hit]]) -> list[Hit]:
+    """Every channel's hits, best first, channels in turn; a document that several channels found comes several times."""
+    longest = max((len(hits) for hits in ranked.values()), default=0)
+    return [hits[place] for place in range(longest) for hits in ranked.values() if place < len(hits)]
+
+
 def _take_turns(
     waiting: Mapping[Channel, Iterator[Hit]], share: dict[Channel, int], total: int, hits: list[Hit], taken: set[int]
 ) -> None:

@@ -6,27 +6,24 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import pixel_sha256
-from medrag_lightning.interfaces import OpenImage, Retriever
+from medrag_lightning.interfaces import OpenImage, QueryEncoder, Retriever
 from medrag_lightning.records import Candidate, Channel, Document, ImageRef, Query, Retrieved
-from medrag_lightning.retrieval.building import Progress, Report, build_store, check_images
+from medrag_lightning.retrieval.building import Progress, Report, build_store, check_images, embed_sides
+from medrag_lightning.retrieval.channels import SIDES_OF, checked_channels
 from medrag_lightning.retrieval.index import IndexConfig, VectorIndex, open_index
-from medrag_lightning.retrieval.ranking import Hit, interleave, leak
+from medrag_lightning.retrieval.ranking import Hit, in_turn, interleave, leak
 from medrag_lightning.retrieval.shards import merge_shards, shards_complete
 from medrag_lightning.retrieval.store import EvidenceStore, Side, VectorType, rows_with
 
 logger = logging.getLogger(__name__)
-_SIDES_OF: dict[Channel, tuple[Side, Side]] = {
-    Channel.IMAGE_TO_IMAGE: ("image", "image"),
-    Channel.IMAGE_TO_TEXT: ("image", "text"),
-    Channel.TEXT_TO_TEXT: ("text", "text"),
-    Channel.TEXT_TO_IMAGE: ("text", "image"),
-}
 SPARE = 8  # hits fetched beyond those wanted, for the leak rule
 
 
@@ -50,9 +47,12 @@ class NoEvidence:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Embedded queries: vectors of the different images and questions, and which of them each query has (-1: none)."""
+    """Embedded queries: for each channel the vectors of the different images or questions; which of them each query has.
 
-    vectors: Mapping[Side, NDArray[np.float32]]
+    `which[asking]` is -1 for a query that has no image, or no question.
+    """
+
+    vectors: Mapping[Channel, NDArray[np.float32]]
     which: Mapping[Side, list[int]]
     pixels: list[str | None]
 
@@ -71,6 +71,10 @@ class LiveSearch:
         index: kind of index; null for the exact one.
         dtype: of the stored vectors; ``float16`` halves the store.
         batch_size: items that are opened and embedded at a time.
+        distinct_documents: whether a document is a query's candidate once (then a channel gives its next one). False: each
+            channel gives its own nearest, so that the pool of a retriever head is its own top K.
+
+    An encoder with heads for queries (`interfaces.QueryEncoder`, JOMED stage 2) asks with them; its documents stay as they are.
     """
 
     def __init__(
@@ -80,9 +84,11 @@ class LiveSearch:
         index: IndexConfig | None = None,
         dtype: VectorType = "float32",
         batch_size: int = 64,
+        distinct_documents: bool = True,
     ) -> None:
+        self.distinct_documents = distinct_documents
         self.encoder, self.index, self.dtype, self.batch_size = encoder, index or IndexConfig(), dtype, batch_size
-        self.per_channel = _channels(per_channel, encoder.shared_space)
+        self.per_channel = checked_channels(per_channel, encoder.shared_space)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.on_progress: Progress | None = None
@@ -90,6 +96,9 @@ class LiveSearch:
         self._documents: Sequence[Document] = ()
         self._open_image: OpenImage | None = None
         self._indexes: dict[Side, VectorIndex] = {}
+        self._asking = encoder  # embeds queries; `refresh` puts another in its place
+        self._fresh: dict[Side, NDArray[np.float32]] = {}
+        self._place_of: dict[Side, dict[str, int]] = {}
 
     def prepare(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
         """Builds the store and its indexes under `folder`, or checks what is there.
@@ -117,7 +126,34 @@ class LiveSearch:
         store = EvidenceStore.open(folder)
         store.check(self.encoder, documents, self.dtype)
         self._store, self._documents, self._open_image = store, documents, open_image
-        self._indexes = {side: open_index(store, side, self.index) for side in self._document_sides()}
+        self._place_of = {}
+        self._indexes = {
+            side: VectorIndex(self._fresh[side], self.index) if side in self._fresh else open_index(store, side, self.index)
+            for side in self._document_sides()
+        }
+
+    def refresh(self, encoder: Retriever) -> None:
+        """From now on `encoder` makes the vectors of queries and documents (index refresh); the store on disk stays as it is.
+
+        The documents are embedded anew in this process and kept in memory; `load` after it rebuilds the indexes.
+        """
+        store, open_image = self._opened(), self._open_image
+        assert open_image is not None
+        sides = self._document_sides()
+        fresh = embed_sides(self._documents, open_image, encoder, sides, self.batch_size, self.on_progress)
+        assert all(len(fresh[side]) == len(store.rows[side]) for side in sides)
+        self._fresh, self._asking = fresh, encoder
+
+    def document_vectors(self, side: Side, ids: Sequence[str]) -> NDArray[np.float32]:
+        """(len(ids), D) vectors of documents on a side; ValueError names one that has none there."""
+        store = self._opened()
+        if side not in self._place_of:
+            self._place_of[side] = {self._documents[int(row)].id: at for at, row in enumerate(store.rows[side])}
+        place_of = self._place_of[side]
+        if lacking := [name for name in ids if name not in place_of]:
+            raise ValueError(f"document {lacking[0]!r} has no {side} vector in the evidence store {store.folder}")
+        vectors = self._fresh.get(side, store.vectors[side])
+        return np.asarray(vectors[np.array([place_of[name] for name in ids], np.int64)], np.float32)
 
     def retrieve(self, queries: Sequence[Query]) -> list[Retrieved]:
         """Candidates of each query, channels in turn; the sum of `per_channel` of them if the corpus allows so many."""
@@ -130,58 +166,82 @@ class LiveSearch:
             logger.warning("not evidence for the queries whose image they copy: %d documents (%s)", len(left_out), told)
         found = []
         for place, query in enumerate(queries):
-            hits = interleave({channel: lists[place] for channel, lists in ranked.items()}, self.per_channel)
+            lists_of = {channel: lists[place] for channel, lists in ranked.items()}
+            hits = interleave(lists_of, self.per_channel) if self.distinct_documents else in_turn(lists_of)
             candidates = tuple(Candidate(self._documents[hit.row], hit.score, hit.channel) for hit in hits)
             found.append(Retrieved(query.id, candidates, provenance))
         return found
 
     def fingerprint(self) -> str:
-        """Store, pixels, channels and index; RuntimeError before `load`."""
-        if self._store is None:
-            raise RuntimeError("LiveSearch has no fingerprint before load()")
-        pixels = self._store.manifest["corpus"]["pixels_sha256"]
+        """Store, pixels, channels, index and the heads that ask; RuntimeError before `load`."""
+        store = self._opened()
+        pixels = store.manifest["corpus"]["pixels_sha256"]
         channels = [[str(channel), count] for channel, count in self.per_channel.items()]
-        return fingerprint(self._store.fingerprint, pixels, channels, self.index.fingerprint())
+        parts: list[Any] = [store.fingerprint, pixels, channels, self.index.fingerprint(), self.distinct_documents]
+        if isinstance(self._asking, QueryEncoder):
+            parts.append(["heads", self._asking.query_fingerprint()])
+        if self._fresh:
+            parts.append(["refreshed", self._asking.fingerprint()])
+        return fingerprint(*parts)
+
+    def _opened(self) -> EvidenceStore:
+        if self._store is None:
+            raise RuntimeError("LiveSearch knows no documents before load()")
+        return self._store
 
     def _ask(self, queries: Sequence[Query]) -> _Asked:
         """Embeds the different images and questions among `queries`, each once."""
         images = list(dict.fromkeys(query.image for query in queries if query.image is not None))
         texts = list(dict.fromkeys(query.question for query in queries if query.question.strip()))
-        needed = {_SIDES_OF[channel][0] for channel in self.per_channel}
-        image_UD, pixels = self._embed_images(images, embed="image" in needed)
-        text_UD = self.encoder.embed_texts(texts if "text" in needed else [])
+        by_side, pixels = self._embed_images(images)
+        text_UD = self._asking.embed_texts(texts if any(SIDES_OF[c][0] == "text" for c in self.per_channel) else [])
+        vectors = {
+            channel: text_UD if asking == "text" else by_side[side]
+            for channel, (asking, side) in SIDES_OF.items()
+            if channel in self.per_channel
+        }
         image_at = {image: place for place, image in enumerate(images)}
         text_at = {text: place for place, text in enumerate(texts)}
         which: dict[Side, list[int]] = {
             "image": [-1 if query.image is None else image_at[query.image] for query in queries],
             "text": [text_at.get(query.question, -1) for query in queries],
         }
-        return _Asked({"image": image_UD, "text": text_UD}, which, [None if i < 0 else pixels[i] for i in which["image"]])
+        return _Asked(vectors, which, [None if i < 0 else pixels[i] for i in which["image"]])
 
-    def _embed_images(self, images: Sequence[ImageRef], embed: bool) -> tuple[NDArray[np.float32], list[str]]:
-        """Vectors of the images (none unless `embed`), and the sha256 of their pixels."""
+    def _embed_images(self, images: Sequence[ImageRef]) -> tuple[dict[Side, NDArray[np.float32]], list[str]]:
+        """Vectors of the images for each side that images are compared with, and the sha256 of their pixels."""
         assert self._open_image is not None
-        vectors, pixels = [self.encoder.embed_images([])], []
+        sides = sorted({SIDES_OF[channel][1] for channel in self.per_channel if SIDES_OF[channel][0] == "image"})
+        vectors: dict[Side, list[NDArray[np.float32]]] = {side: [self._embed_queries([], [side])[side]] for side in sides}
+        pixels: list[str] = []
         report = Report("query images embedded", len(images), self.on_progress)
         for start in range(0, len(images), self.batch_size):
             part = [self._open_image(image) for image in images[start : start + self.batch_size]]
             pixels += [pixel_sha256(image) for image in part]
-            vectors.append(self.encoder.embed_images(part if embed else []))
+            for side, found in self._embed_queries(part, sides).items():
+                vectors[side].append(found)
             report.done(len(pixels))
-        return np.concatenate(vectors), pixels
+        return {side: np.concatenate(parts) for side, parts in vectors.items()}, pixels
+
+    def _embed_queries(self, images: Sequence[Image], sides: Sequence[Side]) -> dict[Side, NDArray[np.float32]]:
+        """Query vectors for each side: by its head where the encoder has heads, else the images' own for all."""
+        if isinstance(self._asking, QueryEncoder):
+            return {side: self._asking.embed_queries(images, side) for side in sides}
+        return dict.fromkeys(sides, self._asking.embed_images(images)) if sides else {}
 
     def _rank(self, channel: Channel, queries: Sequence[Query], asked: _Asked, left_out: set[str]) -> list[list[Hit]]:
         """Legal hits of each query, best first: as many as there are places in all, or all that the corpus has."""
-        asking, side = _SIDES_OF[channel]
+        asking, side = SIDES_OF[channel]
         assert self._store is not None
-        index, rows, total = self._indexes[side], self._store.rows[side], sum(self.per_channel.values())
+        index, rows = self._indexes[side], self._store.rows[side]
+        total = sum(self.per_channel.values()) if self.distinct_documents else self.per_channel[channel]
         which = asked.which[asking]
         ranked: list[list[Hit]] = [[] for _ in queries]
         depth = min(len(index), total + SPARE)
         pending = [place for place in range(len(queries)) if which[place] >= 0]
         while pending:
             unique = sorted({which[place] for place in pending})
-            scores, found = index.search(asked.vectors[asking][unique], depth)
+            scores, found = index.search(asked.vectors[channel][unique], depth)
             line = {vector: at for at, vector in enumerate(unique)}
             for place in pending:
                 at = line[which[place]]
@@ -208,29 +268,10 @@ class LiveSearch:
         return kept
 
     def _document_sides(self) -> list[Side]:
-        return sorted({_SIDES_OF[channel][1] for channel in self.per_channel})
+        return sorted({SIDES_OF[channel][1] for channel in self.per_channel})
 
     def _need_documents(self, documents: Sequence[Document]) -> None:
         for channel in self.per_channel:
-            side = _SIDES_OF[channel][1]
+            side = SIDES_OF[channel][1]
             if documents and not len(rows_with(documents, side)):
                 raise ValueError(f"channel {channel} has nothing to find: the corpus has no {side}s; leave the channel out")
-
-
-def _channels(per_channel: Mapping[str, int], shared_space: bool) -> dict[Channel, int]:
-    """Channels by name, checked."""
-    searched = ", ".join(_SIDES_OF)
-    if not per_channel:
-        raise ValueError(f"per_channel is empty: name at least one of {searched}, or use NoEvidence")
-    for name, count in per_channel.items():
-        if name not in list(_SIDES_OF):
-            raise ValueError(f"per_channel: {name!r} is no channel that can be searched; choose from {searched}")
-        if count < 1:
-            raise ValueError(f"per_channel: {name} must be at least 1, got {count}; leave the channel out instead")
-        asking, side = _SIDES_OF[Channel(name)]
-        if asking != side and not shared_space:
-            raise ValueError(
-                f"per_channel: {name} compares {asking}s with {side}s, but the encoder keeps them in separate spaces; "
-                "use image_to_image or text_to_text, or an encoder of one space (HfDualEncoder)"
-            )
-    return {Channel(name): count for name, count in per_channel.items()}
