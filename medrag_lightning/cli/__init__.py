@@ -37,7 +37,11 @@ def main(argv: list[str] | None = None) -> None:
             return
         os.environ.setdefault("GOMP_SPINCOUNT", "0")  # idle OpenMP threads otherwise spin: 30x slower on a busy machine
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        if verb == "index":
+        if verb == "run":
+            from medrag_lightning.cli.run import run_recipe
+
+            run_recipe(rest)
+        elif verb == "index":
             from medrag_lightning.cli.index import run_index
 
             run_index(rest)

@@ -15,6 +15,7 @@ verbs:
   test       metrics on the test split, beside their controls (no evidence, random evidence, majority)
   predict    answers to queries that may have none yet, or (stages/embed) vectors of the corpus
   index      a search index over an evidence store
+  run        a recipe: several of these in a row, each its own process, resumable
   --version  which version this is
 
 a first command, needs no data (a small synthetic hospital, a tiny reader, minutes on two cores):
@@ -22,6 +23,9 @@ a first command, needs no data (a small synthetic hospital, a tiny reader, minut
 
 your own data and model: name config files; later ones win, and --KEY VALUE wins over files
   python -m medrag_lightning fit -c data/vqa_rad -c my_changes.yaml --trainer.max_epochs 3
+
+all of JOMED on that hospital, in some minutes: contrastive retriever, reader, score table, two distilled heads, one table
+  python -m medrag_lightning run jomed
 
 where results go: a new numbered folder under runs/, or --trainer.default_root_dir FOLDER
   config.yaml (everything that was set), metrics.csv, plots, predictions, checkpoints/
@@ -79,12 +83,37 @@ usage: python -m medrag_lightning {verb} -c runs/NAME-001/config.yaml --ckpt_pat
         }.items()
     },
     "index": """\
-usage: python -m medrag_lightning index --store FOLDER [--kind flat|hnsw|ivfpq]
+usage: python -m medrag_lightning index --store FOLDER [--kind flat|fast|hnsw|ivfpq]
+       python -m medrag_lightning index -c FILE [-c FILE ...] [--KEY VALUE ...]
 
 Builds the search index of an evidence store.
 
   --store FOLDER   the store, as fit or predict wrote it
-  --kind KIND      flat: exact (default). hnsw: fast, about 1 in 100 neighbours missed. ivfpq: small, for millions
+  --kind KIND      flat: exact (default). fast: half the time and half the memory, neighbours missed in 1 of 1000.
+                   hnsw: for a million, about 1 in 100 neighbours missed. ivfpq: small, for many millions
+  -c FILE          a configuration whose data.source searches: its store is made of the vectors that `predict` with
+                   stages/embed left (or embedded here, if there are none), then indexed as data.source says
+""",
+    "run": """\
+usage: python -m medrag_lightning run RECIPE [--VARIABLE VALUE ...] [--folder FOLDER] [--dry_run]
+
+Runs the steps of a recipe in order: a YAML file, or a shipped one by its short name (jomed). Each step is a command of its
+own and leaves its results, checkpoints and log.txt in FOLDER/STEP. The same command again goes on where the last one stopped:
+steps that are done are not run again, an unfinished fit goes on from its last checkpoint.
+
+  --VARIABLE VALUE       another value for a variable of the recipe: --data data/retinamnist --reader readers/qwen2_vl
+  --set STEP.KEY=VALUE   another argument for a step: --set reader.trainer.max_epochs=3. Repeatable
+  --folder FOLDER        where everything goes (default runs/NAME, after the recipe's name)
+  --from STEP            runs that step and those after it anew; what was there is put aside as STEP.before-1
+  --only STEP            runs that step alone; those before it must be done
+  --dry_run              prints each step's command, to copy into a shell, and runs nothing
+  --devices N            devices a step; without it, what the recipe or base.yaml says
+  --launcher python|torchrun
+                         who starts the processes of a step: Lightning itself (default), or torchrun
+                         SLURM: srun python -m medrag_lightning run RECIPE, one task a device; rank 0 decides, all follow
+
+A step whose config files, arguments or earlier steps have changed since it ran is not run again unasked: the message says
+what has changed, and to add --from STEP. Exit codes are those of the step: 75 stopped by SIGTERM, 130 by Ctrl-C.
 """,
 }
 

@@ -14,6 +14,9 @@ KINDS = {"flat": "flat", "hnsw": "hnsw", "ivfpq": "ivf_pq", "ivf_pq": "ivf_pq"}
 
 def run_index(arguments: Sequence[str]) -> None:
     """Builds the index that the arguments name, and says which files it wrote."""
+    if any(word in ("-c", "--config") or word.startswith("--config=") for word in arguments):
+        _index_of_configs(arguments)
+        return
     parser = argparse.ArgumentParser(prog="medrag_lightning index", add_help=False, exit_on_error=False)
     parser.add_argument("--store", required=True)
     parser.add_argument("--kind", choices=list(KINDS), default="flat")
@@ -31,3 +34,14 @@ def run_index(arguments: Sequence[str]) -> None:
 
     for path in build_index(Path(parsed.store), IndexConfig(kind=KINDS[parsed.kind])):  # type: ignore[arg-type]
         tell(str(path), sys.stdout)
+
+
+def _index_of_configs(arguments: Sequence[str]) -> None:
+    """The store and indexes that `data.source` of a configuration will search: vectors of `predict` are merged first."""
+    if any(word.split("=")[0] in ("--store", "--kind") for word in arguments):
+        raise ValueError("index: --store and --kind would be ignored beside -c, whose data.source says where and how to search")
+    from medrag_lightning.cli.verbs import build_data
+
+    data = build_data(arguments)
+    data.prepare_data()
+    tell(str(data.evidence_folder()), sys.stdout)

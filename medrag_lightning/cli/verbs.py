@@ -30,6 +30,25 @@ VERBS = ("fit", "validate", "test", "predict")
 
 def run_trainer_verb(verb: str, arguments: Sequence[str]) -> None:
     """Reads the configuration of a verb and runs it. ValueError for every mistake in it."""
+    cli: MedragCLI | None = None
+    try:
+        cli = _read(verb, arguments)
+        cli.run()
+    except SystemExit as ending:
+        _say_how_to_go_on(cli, ending)
+    finally:
+        leave_folder()
+
+
+def build_data(arguments: Sequence[str]) -> Any:
+    """The data module of a configuration, for verbs without a trainer. ValueError for every mistake in it."""
+    try:
+        return _read("predict", arguments).datamodule
+    finally:
+        leave_folder()
+
+
+def _read(verb: str, arguments: Sequence[str]) -> MedragCLI:
     names, rest = config_files.split_arguments(arguments)
     if not names and verb != "fit":
         raise ValueError(f"{verb} needs -c: the config of a run, such as -c runs/NAME-001/config.yaml --ckpt_path best")
@@ -39,14 +58,7 @@ def run_trainer_verb(verb: str, arguments: Sequence[str]) -> None:
     _be_quiet()
     rest = ["--help" if argument == "--help_all" else argument for argument in rest]
     configs = [word for file in files for word in ("-c", str(file.path))]
-    cli: MedragCLI | None = None
-    try:
-        cli = MedragCLI(files, Path(files[-1].path).stem, [verb, *configs, *rest])
-        cli.run()
-    except SystemExit as ending:
-        _say_how_to_go_on(cli, ending)
-    finally:
-        leave_folder()
+    return MedragCLI(files, Path(files[-1].path).stem, [verb, *configs, *rest])
 
 
 class SaveConfig(SaveConfigCallback):
@@ -249,6 +261,7 @@ def _be_quiet() -> None:
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{name}").addFilter(_worth_reading)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="The dirpath has changed")  # a step that tests another step's weights
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 
