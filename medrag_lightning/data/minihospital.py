@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -37,6 +38,7 @@ SUBTLE_SHARE = 0.45
 MIXED_UP_SHARE = 0.3
 SECOND_STUDY_SHARE = 0.25
 VICTIMS_PER_ENTITY = 2
+Reports = Literal["full", "captions"]
 
 
 class MiniHospital:
@@ -58,14 +60,20 @@ class MiniHospital:
         seed: which hospital.
         size: number of patients, mixed-up ones aside; at least 24.
         folder: where the images are written, once for each (seed, size); later uses and other processes share them.
+        reports: ``full``, or ``captions``: the evidence tells modality and finding alone, neither dye nor grade. An encoder
+            trained on another hospital's captions is a general-purpose one: it has never learnt what questions turn on here.
     """
 
-    def __init__(self, seed: int = 0, size: int = 1152, folder: str = "runs/minihospital") -> None:
+    def __init__(
+        self, seed: int = 0, size: int = 1152, folder: str = "runs/minihospital", reports: Reports = "full"
+    ) -> None:
         if size < MIN_SIZE:
             raise ValueError(f"a mini-hospital needs at least {MIN_SIZE} patients, got size={size}")
         if seed < 0:
             raise ValueError(f"the seed of a mini-hospital must not be negative, got {seed}")
-        self.seed, self.size, self.folder = seed, size, Path(folder)
+        if reports not in get_args(Reports):
+            raise ValueError(f"reports must be one of {', '.join(get_args(Reports))}, got {reports!r}")
+        self.seed, self.size, self.folder, self.reports = seed, size, Path(folder), reports
         self.entities = deal_entities(np.random.default_rng([seed, 0]), _entity_counts(size), SUBTLE_SHARE, MIXED_UP_SHARE)
         self.patients = self._admit()
         self.studies = self._examine()
@@ -150,7 +158,7 @@ class MiniHospital:
     def _document(self, study: Study) -> Document:
         return Document(
             id=f"doc-{study.id}",
-            text=study.told.report,
+            text=study.told.report if self.reports == "full" else study.told.caption,
             image=self._image(study),
             patient_id=study.patient.id,
             study_id=study.id,

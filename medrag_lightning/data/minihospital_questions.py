@@ -50,6 +50,11 @@ class Entity:
         return f"{MARK} {self.name} dye grade {self.facts['grade']}"
 
     @property
+    def caption(self) -> str:
+        """The report without dye and facts, marked as synthetic."""
+        return f"{MARK} {self.modality} {self.finding}"
+
+    @property
     def name(self) -> str:
         """How a question names it."""
         return f"{self.modality} {self.finding} {self.dye}"

@@ -1,31 +1,18 @@
-"""The shape legend and the typed batches.
-
-Shape suffixes, used for every tensor in this project:
-
-    B  queries in a batch            K  candidates of a query         C  closed answers of a query
-    P  prompts in a batch            R  rows = (prompt, answer) pairs T  tokens of a prompt, padded
-    L  tokens of an answer, padded   V  vocabulary                    M  similarity channels
-    D  width of an embedding         N  items of a data set           F  bins, folds, resamples
-
-An *example* is one query with its evidence and open images, not tokenised: what the data module serves. A *prompt* is a
-list of segments. A *reader batch* is P encoded prompts and the R answer rows that are to be scored after them.
-"""
+"""Examples, prompts and the encoded batches that a reader takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
-from medrag_lightning.artifacts import fingerprint
-from medrag_lightning.records import Candidate, Condition, Document, Query, Regime
+from medrag_lightning.records import Candidate, Condition, Query, Regime
 
 
 class Role(StrEnum):
@@ -188,113 +175,6 @@ class ReaderBatch:
     def pin_memory(self) -> ReaderBatch:
         """A copy in page-locked memory."""
         return replace(self, parts=tuple(part.pin_memory() for part in self.parts))
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedItem:
-    """One document or query to embed: its number in the corpus, and its open image and text (either may be missing)."""
-
-    index: int
-    text: str
-    image: Image | None
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> EmbedItem:
-        """Itself: the encoder makes tensors of it."""
-        return self
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """An image and its report, to train a retriever on. Pairs with an equal `text_key` or `image_key` are duplicates.
-
-    `text_key` is the `fingerprint` of the text in lower case with single spaces, `image_key` the image's `pixel_sha256`.
-    """
-
-    document: Document
-    image: Image
-    text_key: str
-    image_key: str
-
-
-@dataclass(frozen=True, slots=True)
-class CandidatePool:
-    """The K candidates of one query in one channel, with their vectors and what the frozen reader says under each.
-
-    Attributes:
-        ids: document ids, best first by the retriever that found them.
-        passage_KD: float32 vectors of the candidates on the searched side.
-        logp_KC: float32 log-probability of each answer, summed over its tokens (`records.Score`); None with a live reader.
-        token_count_C: tokens of each answer.
-        gold: position of the gold answer.
-    """
-
-    ids: tuple[str, ...]
-    passage_KD: NDArray[np.float32]
-    logp_KC: NDArray[np.float32] | None
-    token_count_C: NDArray[np.int64]
-    gold: int
-
-
-@dataclass(frozen=True, slots=True)
-class DistillExample:
-    """One query with a pool of candidates for each head (`image`, `text`: the side that the head searches).
-
-    `readings[side][k]` is the example that a live reader scores for candidate k; empty where a score table was read.
-    """
-
-    query: Query
-    image: Image
-    pools: Mapping[str, CandidatePool]
-    readings: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)
-
-
-def pixel_sha256(image: Image) -> str:
-    """sha256 of the RGB pixels and their shape: equal for one picture under two names or in two lossless formats."""
-    return fingerprint(np.asarray(image.convert("RGB")))
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Vectors of some items, as `predict` of the embedding stage returns them; an item may lack one side.
-
-    Attributes:
-        image_index, text_index: numbers of the items that have an image, and of those that have a text, in row order.
-        image_ND, text_ND: their float32 unit vectors; row i belongs to `image_index[i]`, `text_index[i]`.
-        image_sha256: `pixel_sha256` of each image.
-        text_sha256: `fingerprint` of each text, to tell vectors of another corpus.
-    """
-
-    image_index: tuple[int, ...]
-    image_ND: NDArray[np.float32]
-    image_sha256: tuple[str, ...]
-    text_index: tuple[int, ...]
-    text_ND: NDArray[np.float32]
-    text_sha256: tuple[str, ...]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Embedded:
-        """Itself: it holds no tensors."""
-        return self
-
-    @classmethod
-    def of(
-        cls,
-        items: Sequence[EmbedItem],
-        embed_images: Callable[[Sequence[Image]], NDArray[np.float32]],
-        embed_texts: Callable[[Sequence[str]], NDArray[np.float32]],
-    ) -> Embedded:
-        """Embeds `items` with a retriever's two methods. A blank text counts as no text."""
-        pictured = [(item.index, item.image) for item in items if item.image is not None]
-        written = [(item.index, item.text) for item in items if item.text.strip()]
-        images, texts = [image for _, image in pictured], [text for _, text in written]
-        return cls(
-            tuple(index for index, _ in pictured),
-            embed_images(images),
-            tuple(pixel_sha256(image) for image in images),
-            tuple(index for index, _ in written),
-            embed_texts(texts),
-            tuple(fingerprint(text) for text in texts),
-        )
-
 
 
 def split_by_length(lengths: Sequence[int], max_waste: float = 0.15, max_parts: int = 4) -> list[list[int]]:

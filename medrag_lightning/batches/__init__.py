@@ -1,0 +1,43 @@
+"""The shape legend and the typed batches.
+
+Shape suffixes, used for every tensor in this project:
+
+    B  queries in a batch            K  candidates of a query         C  closed answers of a query
+    P  prompts in a batch            R  rows = (prompt, answer) pairs T  tokens of a prompt, padded
+    L  tokens of an answer, padded   V  vocabulary                    M  similarity channels
+    D  width of an embedding         N  items of a data set           F  bins, folds, resamples
+
+An *example* is one query with its evidence and open images, not tokenised: what the data module serves. A *prompt* is a
+list of segments. A *reader batch* is P encoded prompts and the R answer rows that are to be scored after them.
+"""
+
+from medrag_lightning.batches.reading import (
+    AnswerRows,
+    EncodedPrompts,
+    Example,
+    Prompt,
+    ReaderBatch,
+    ReaderPart,
+    Role,
+    Segment,
+    split_by_length,
+)
+from medrag_lightning.batches.retrieval import CandidatePool, DistillExample, Embedded, EmbedItem, Pair, pixel_sha256
+
+__all__ = [
+    "AnswerRows",
+    "CandidatePool",
+    "DistillExample",
+    "EmbedItem",
+    "Embedded",
+    "EncodedPrompts",
+    "Example",
+    "Pair",
+    "Prompt",
+    "ReaderBatch",
+    "ReaderPart",
+    "Role",
+    "Segment",
+    "pixel_sha256",
+    "split_by_length",
+]
