@@ -11,18 +11,9 @@ from typing import Any
 
 from medrag_lightning.metrics import calibration, vqa
 from medrag_lightning.metrics.bootstrap import BIASED, Bootstrap, Metric, weighted_mean
-from medrag_lightning.metrics.controls import MAJORITY, QUESTION_ONLY
+from medrag_lightning.metrics.systems import RETRIEVED, SYSTEM_NAMES, by_system
 from medrag_lightning.records import AnswerType, Prediction, Query, Regime
 
-RETRIEVED = "retrieved"
-SYSTEM_NAMES = {
-    Regime.RETRIEVED: RETRIEVED,
-    Regime.NONE: "no retrieval",
-    Regime.RANDOM: "random retrieval",
-    Regime.ORACLE: "oracle",
-    Regime.POISONED: "poisoned",
-}
-SYSTEM_ORDER = (*SYSTEM_NAMES.values(), QUESTION_ONLY, MAJORITY)
 CLOSED_METRICS = ("closed_accuracy", "closed_balanced_accuracy", "closed_macro_f1", "closed_ece", "closed_invalid")
 OPEN_METRICS = ("open_token_recall", "open_token_f1", "open_exact_match", "open_invalid")
 ITEM_SCORES = {
@@ -97,11 +88,6 @@ class ResultTable:
         ]
 
 
-def system_of(prediction: Prediction) -> str:
-    """The row that a prediction belongs to: a control's name, or its evidence regime in words."""
-    return str(prediction.extra.get("system", SYSTEM_NAMES[prediction.regime]))
-
-
 def cluster_of(queries: Iterable[Query], unit: Unit) -> dict[str, str]:
     """Which cluster each query id is resampled with."""
     return {query.id: _cluster(query, unit) for query in queries}
@@ -124,7 +110,7 @@ def summarise(
     settings = settings or Bootstrap()
     known = [p for p in predictions if p.gold is not None]
     clusters = {p.query_id: p.query_id for p in known} if clusters is None else clusters
-    systems = _by_system(known)
+    systems = by_system(known)
     missing = next((p.query_id for p in known if p.query_id not in clusters), None)
     if missing is not None:
         raise ValueError(f"query {missing!r} has a prediction but no cluster; give one for every predicted query")
@@ -173,14 +159,6 @@ def item_scores(predictions: Sequence[Prediction], metric: str) -> dict[str, flo
     return {p.query_id: float(value) for p, value in zip(mine, values, strict=True) if not math.isnan(value)}
 
 
-def item_correct(prediction: Prediction) -> bool | None:
-    """Whether the answer is right: the same class (closed), the same normalised text (open); None without a gold answer."""
-    if prediction.gold is None:
-        return None
-    score = vqa.correct if prediction.answer_type is AnswerType.CLOSED else vqa.exact_match
-    return bool(score([prediction.gold], [prediction.answer])[0])
-
-
 def _metrics(predictions: Sequence[Prediction], clusters: Mapping[str, str], settings: Bootstrap) -> dict[str, Metric]:
     closed = [p for p in predictions if p.answer_type is AnswerType.CLOSED]
     opened = [p for p in predictions if p.answer_type is AnswerType.OPEN]
@@ -213,18 +191,6 @@ def _ece(closed: Sequence[Prediction], clusters: Mapping[str, str], settings: Bo
     probability, outcome = closed_calibration(scored)
     statistic = calibration.expected_calibration_error(probability, outcome)
     return settings.metric(statistic, [clusters[p.query_id] for p in scored])
-
-
-def _by_system(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
-    found: dict[str, dict[str, Prediction]] = defaultdict(dict)
-    for p in predictions:
-        name = system_of(p)
-        if p.query_id in found[name]:
-            raise ValueError(f"system {name!r} answers query {p.query_id!r} more than once")
-        found[name][p.query_id] = p
-    place = {name: i for i, name in enumerate(SYSTEM_ORDER)}
-    names = sorted(found, key=lambda name: (place.get(name, len(place)), name))
-    return {name: [found[name][query_id] for query_id in sorted(found[name])] for name in names}
 
 
 def _differences(
@@ -267,11 +233,11 @@ def _biased_notes(rows: Iterable[Row]) -> list[str]:
 
 
 def _honest_notes(differences: Iterable[Difference]) -> list[str]:
-    """What the retrieved system should win against and does not."""
-    should_win = (SYSTEM_NAMES[Regime.NONE], SYSTEM_NAMES[Regime.RANDOM], QUESTION_ONLY, MAJORITY)
+    """What the retrieved system should win against (all but oracle and poisoned evidence) and does not."""
+    may_win = (SYSTEM_NAMES[Regime.ORACLE], SYSTEM_NAMES[Regime.POISONED])
     beaten_by: dict[str, list[str]] = defaultdict(list)
     for d in differences:
-        if d.baseline in should_win and not d.difference.low > 0:
+        if d.baseline not in may_win and not d.difference.low > 0:
             verdict = "worse than" if d.difference.high < 0 else "not shown to be better than"
             beaten_by[f"in {COMPARED[d.metric]}, {d.system} is {verdict}"].append(d.baseline)
     return [f"{verdict} {', '.join(baselines)}" for verdict, baselines in beaten_by.items()]
