@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -77,20 +79,44 @@ def add_adapter(model: nn.Module, family: Family, settings: LoraSettings) -> nn.
     """The model with a fresh trainable adapter named `reader`; everything else is frozen."""
     import peft
 
-    config = peft.LoraConfig(
+    with _own_random_stream(model, settings.seed):
+        kept_whole = _projectors(model, family) if settings.projector else None
+        config = _config(model, family, settings, modules_to_save=kept_whole)
+        adapted: nn.Module = peft.get_peft_model(model, config, adapter_name=ADAPTER_NAME)
+    return adapted
+
+
+def inject_adapter(model: nn.Module, family: Family, settings: LoraSettings) -> None:
+    """Puts a fresh trainable adapter into the layers of `model` itself, without a wrapper; everything else is frozen."""
+    import peft
+
+    with _own_random_stream(model, settings.seed):
+        peft.inject_adapter_in_model(_config(model, family, settings), model, adapter_name=ADAPTER_NAME)
+    if settings.projector:
+        for name in _projectors(model, family):
+            model.get_submodule(name).requires_grad_(True)
+
+
+def _config(model: nn.Module, family: Family, settings: LoraSettings, **more: Any) -> Any:
+    import peft
+
+    return peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=target_pattern(model, family, settings),
-        modules_to_save=_projectors(model, family) if settings.projector else None,
+        **more,
     )
-    # An adapter's first weights are its own random stream, on whatever device the base is.
+
+
+@contextmanager
+def _own_random_stream(model: nn.Module, seed: int) -> Iterator[None]:
+    """An adapter's first weights are its own random stream, on whatever device the base is."""
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(seed)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks for it
-        adapted: nn.Module = peft.get_peft_model(model, config, adapter_name=ADAPTER_NAME)
-    return adapted
+        yield
 
 
 def _projectors(model: nn.Module, family: Family) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from medrag_lightning.models.embedding import refuse_contradictions as refuse_contradictions
 from medrag_lightning.models.hf_processor import HfProcessor
 from medrag_lightning.models.image_only import ImageOnlyProcessor
 
@@ -97,7 +98,7 @@ class TinyBackbone:
 
     def load(self, texts: Iterable[str]) -> Loaded:
         """A model whose tokenizer is trained on `texts`; the same texts and settings give the same model."""
-        return self._build(_train_tokenizer(texts, self.settings["vocabulary"], _image_tokens(self.settings["family"])))
+        return self._build(train_tokenizer(texts, self.settings["vocabulary"], _image_tokens(self.settings["family"])))
 
     def describe(self, loaded: Loaded) -> dict[str, Any]:
         """The settings and the tokenizer."""
@@ -111,7 +112,7 @@ class TinyBackbone:
         return self._build(Tokenizer.from_str(description["tokenizer"]))
 
     def _build(self, backend: Tokenizer) -> Loaded:
-        tokenizer = _wrap_tokenizer(backend, _image_tokens(self.settings["family"]))
+        tokenizer = wrap_tokenizer(backend, _image_tokens(self.settings["family"]))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings["seed"])
             config, model_class, processor = _BUILDERS[self.settings["family"]](self.settings, tokenizer)
@@ -122,29 +123,12 @@ class TinyBackbone:
         return Loaded(model, HfProcessor(processor, max_image_side_px=self.settings["image_side_px"]))
 
 
-def refuse_contradictions(mine: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Raises ValueError that lists every setting of a checkpoint that differs from the reader's own."""
-    wrong = [
-        f"{name}: checkpoint {_shown(saved.get(name))}, here {_shown(mine.get(name))}"
-        for name in sorted({*mine, *saved})
-        if mine.get(name) != saved.get(name)
-    ]
-    if wrong:
-        raise ValueError(
-            f"the checkpoint's reader is not the configured one ({'; '.join(wrong)}); configure the reader it was trained with"
-        )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:40]}... ({len(text)} characters)"
-
-
 def _image_tokens(family: str) -> tuple[str, ...]:
     return _IMAGE_TOKENS.get(family, _QWEN_TOKENS)
 
 
-def _train_tokenizer(texts: Iterable[str], vocabulary: int, image_tokens: tuple[str, ...]) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocabulary: int, image_tokens: tuple[str, ...] = ()) -> Tokenizer:
+    """A byte-level BPE tokenizer of at most `vocabulary` tokens; ids: <pad> 0, <s> 1, <unk> 2, </s> 3."""
     backend = Tokenizer(models.BPE(unk_token=None))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -160,7 +144,8 @@ def _train_tokenizer(texts: Iterable[str], vocabulary: int, image_tokens: tuple[
     return backend
 
 
-def _wrap_tokenizer(backend: Tokenizer, image_tokens: tuple[str, ...]) -> transformers.PreTrainedTokenizerFast:
+def wrap_tokenizer(backend: Tokenizer, image_tokens: tuple[str, ...] = ()) -> transformers.PreTrainedTokenizerFast:
+    """The tokenizer as transformers knows it, its special tokens named."""
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<unk>",

@@ -11,7 +11,7 @@ import transformers
 from reader_world import TEXTS, tiny
 
 from medrag_lightning.models.image_only import ImageOnlyProcessor
-from medrag_lightning.models.tiny import _train_tokenizer
+from medrag_lightning.models.tiny import train_tokenizer
 
 SIDE, PATCH = 32, 8
 CHAT = (
@@ -25,7 +25,7 @@ def tokenizer(extra: dict[str, str], image: str, end: str = "</s>") -> transform
     """A byte-level tokenizer that knows the special tokens `extra`, and a template that writes the begin token itself."""
     names = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
     made = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=_train_tokenizer(TEXTS, 330, tuple(extra.values())),
+        tokenizer_object=train_tokenizer(TEXTS, 330, tuple(extra.values())),
         additional_special_tokens=list(extra.values()),
         extra_special_tokens=extra,
         **names,
