@@ -173,6 +173,54 @@ class QueryEncoder(Protocol):
 
 
 @runtime_checkable
+class QueryTowers(Protocol):
+    """What stage `retriever_kl` trains around a dual encoder (at run time a torch module): query vectors for each side."""
+
+    @property
+    def encoder(self) -> DualEncoder:
+        """The encoder whose vectors the evidence store holds."""
+        ...
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The searched sides (``image``, ``text``) whose query vectors train."""
+        ...
+
+    @property
+    def trains_passages(self) -> bool:
+        """Whether passage vectors train, too; then stored ones grow stale (index refresh)."""
+        ...
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Loads the encoder and makes what trains; once."""
+        ...
+
+    def frozen_vectors(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """float32 (B, D) image vectors of the encoder before training, without gradient."""
+        ...
+
+    def query_vectors(self, side: str, inputs: Mapping[str, Tensor], frozen_BD: Tensor) -> Tensor:
+        """float32 (B, D) query vectors e(q) for a side; the frozen ones for a side that has no head."""
+        ...
+
+    def passage_vectors(self, side: str, inputs: Mapping[str, Tensor]) -> Tensor:
+        """float32 (N, D) vectors of passages with gradient; RuntimeError unless `trains_passages`."""
+        ...
+
+    def start_from(self, description: dict[str, Any], weights: Mapping[str, Tensor], where: str) -> None:
+        """Begins with another run's trained weights; heads of sides that do not train here are kept frozen."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint must keep to rebuild them, as plain JSON."""
+        ...
+
+    def restore(self, description: dict[str, Any]) -> None:
+        """`prepare` from a checkpoint's description; ValueError where it contradicts the settings."""
+        ...
+
+
+@runtime_checkable
 class VectorSource(Protocol):
     """A candidate source that knows the vectors of its documents."""
 

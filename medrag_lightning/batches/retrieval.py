@@ -51,6 +51,7 @@ class CandidatePool:
         logp_KC: float32 log-probability of each answer, summed over its tokens (`records.Score`); None with a live reader.
         token_count_C: tokens of each answer.
         gold: position of the gold answer.
+        passages: the candidates' open images and texts, for towers that train; empty where the vectors are enough.
     """
 
     ids: tuple[str, ...]
@@ -58,6 +59,7 @@ class CandidatePool:
     logp_KC: NDArray[np.float32] | None
     token_count_C: NDArray[np.int64]
     gold: int
+    passages: tuple[EmbedItem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
