@@ -29,7 +29,7 @@ def test_every_file_is_tested_here():
     folders = {"data", "readers", "stages", "recipes"}
     found = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
     assert all(name in known or name.split("/")[0] in folders for name in found)
-    assert names("stages") == ["embed", "reader_raft"], "a new stage needs a run of its own here"
+    assert names("stages") == ["embed", "reader_raft", "score"], "a new stage needs a run of its own here"
 
 
 def test_the_default_runs_one_step(tmp_path, monkeypatch):
@@ -61,6 +61,17 @@ def test_the_embedding_stage_makes_the_store_that_the_next_run_searches(tmp_path
     assert shards
     main(["fit", *ONE_STEP, *small()])
     assert list(Path("runs/evidence").rglob("manifest.json"))
+
+
+def test_the_scoring_stage_makes_a_table_with_the_weights_of_a_reader(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.init_args.max_train_queries=16", "--data.init_args.max_eval_queries=4"]
+    main(["fit", *few, *small(), "--trainer.max_epochs=1", "--test_after_fit", "false"])
+    (weights,) = Path("runs/smoke-001/checkpoints").glob("best*.ckpt")
+    scoring = ["-c", "stages/score", "-c", "smoke", *few, *small(), f"--model.init_args.init_from={weights}"]
+    main(["predict", "-c", "data/minihospital", *scoring])
+    assert {path.name for path in Path("runs/scores").iterdir()} == {"identity.json", "scores.arrow", "manifest.json"}
+    assert not list(Path("runs").rglob("predict.jsonl"))
 
 
 @pytest.mark.parametrize("name", names("readers"))

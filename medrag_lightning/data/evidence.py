@@ -88,9 +88,9 @@ class EvidencePicker:
             relevant = set(query.relevant_ids) or {self.retrieved[query.id].candidates[0].id}
             kept = [candidate for candidate in found if candidate.id not in relevant]
             lost, draw = len(found) - len(kept), int(rng.integers(2**31))
-            found = kept + self._random(query, lost, draw, {c.id for c in kept} | relevant)
+            found = kept + self.random_documents(query, lost, draw, {c.id for c in kept} | relevant)
         if self.mixture.distractors:
-            found += self._random(query, self.mixture.distractors, int(rng.integers(2**31)), {c.id for c in found})
+            found += self.random_documents(query, self.mixture.distractors, int(rng.integers(2**31)), {c.id for c in found})
         if self.mixture.shuffle and not self.one_per_prompt:
             found = [found[int(place)] for place in rng.permutation(len(found))]
         return tuple(found)
@@ -104,15 +104,15 @@ class EvidencePicker:
             return found
         if regime is Regime.RANDOM:
             draw = int(counter_rng(self.seed, "random evidence", query.id).integers(2**31))
-            return tuple(self._random(query, len(found), draw, set()))
+            return tuple(self.random_documents(query, len(found), draw, set()))
         ids = query.relevant_ids if regime is Regime.ORACLE else query.poison_ids
         return tuple(Candidate(self.by_id[name], 1.0, Channel.GIVEN) for name in ids)
 
-    def _random(self, query: Query, count: int, draw: int, excluded: set[str]) -> list[Candidate]:
-        """`count` distinct legal documents (fewer only if the corpus has no more)."""
+    def random_documents(self, query: Query, count: int, draw: int, excluded: set[str]) -> list[Candidate]:
+        """`count` distinct legal documents for `query`, none of `excluded` (ids); fewer only if the corpus has no more."""
         picked: list[Candidate] = []
         taken = set(excluded)
-        for place in _without_repeats(counter_rng(self.seed, "documents", draw), len(self.documents)):
+        for place in without_repeats(counter_rng(self.seed, "documents", draw), len(self.documents)):
             if len(picked) >= count:
                 break
             document = self.documents[place]
@@ -122,7 +122,7 @@ class EvidencePicker:
         return picked
 
 
-def _without_repeats(rng: np.random.Generator, size: int) -> Iterator[int]:
+def without_repeats(rng: np.random.Generator, size: int) -> Iterator[int]:
     """The numbers below `size` in random order; cheap for the first few even when `size` is millions."""
     seen: set[int] = set()
     for place in rng.integers(size, size=min(size, 256)).tolist() if size else []:

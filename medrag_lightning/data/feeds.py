@@ -31,7 +31,7 @@ class Items(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything that the data module knows: queries, corpus, candidates and how images are opened."""
+    """Everything that the data module knows: queries, corpus, candidates, how images are opened, the number of processes."""
 
     queries: Mapping[Split, list[Query]]
     documents: list[Document]
@@ -42,6 +42,7 @@ class World:
     mixture: EvidenceMixture
     one_candidate_per_prompt: bool
     seed: int
+    processes: int = 1
 
     def picker(self, retrieved: Mapping[str, Retrieved] | None = None) -> EvidencePicker:
         """Picks evidence among `retrieved`; by default among what the main source found."""

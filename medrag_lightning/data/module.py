@@ -207,6 +207,7 @@ class MedragData(L.LightningDataModule):
             mixture=self.evidence,
             one_candidate_per_prompt=isinstance(stage, CollatingStage) and stage.one_candidate_per_prompt,
             seed=self.seed,
+            processes=self._process()[1],
         )
 
     def _feed(self) -> Feed:

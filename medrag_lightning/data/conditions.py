@@ -1,0 +1,218 @@
+"""Which conditions each query is scored under, and the example that shows a condition to a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL.Image import Image
+
+from medrag_lightning.artifacts import counter_rng
+from medrag_lightning.batches import Example
+from medrag_lightning.data.corruption import corrupted, corruption_name
+from medrag_lightning.data.evidence import without_repeats
+from medrag_lightning.data.feeds import World
+from medrag_lightning.interfaces import OpenImage
+from medrag_lightning.records import (
+    Candidate,
+    Channel,
+    Condition,
+    Document,
+    ImageRef,
+    ImageShown,
+    Query,
+    Regime,
+    shares_identity,
+)
+
+EvidenceShown = Literal["none", "each_candidate", "all_candidates"]
+Evidence = tuple[str, ...]
+
+
+@dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
+class Conditions:
+    """What each query is scored under; every kind adds rows, and a repeated condition is scored once.
+
+    Args:
+        none: no evidence.
+        each_candidate: each retrieved candidate alone; a document found in two channels counts once.
+        all_candidates: all retrieved candidates in one prompt, in order.
+        random: so many random legal documents, none of them retrieved, each alone.
+        oracle, poisoned: each document that a generated world knows to be relevant, or misleading, alone.
+        other_evidence: the candidates of another query that this query may legally be shown: each alone, or all in one prompt.
+        other_image: another patient's image; that of a query with the same question where there is one.
+        no_image: no image in the query's place.
+        corrupted: the query's image changed on purpose: `blank`, `noise:0.5`, `blur:0.05` (data/corruption.py).
+        changed_image_with: what stands beside another, missing or corrupted image.
+    """
+
+    none: bool = True
+    each_candidate: bool = True
+    all_candidates: bool = False
+    random: int = 0
+    oracle: bool = False
+    poisoned: bool = False
+    other_evidence: Literal["no", "each", "all"] = "no"
+    other_image: bool = False
+    no_image: bool = False
+    corrupted: tuple[str, ...] = ()
+    changed_image_with: tuple[EvidenceShown, ...] = ("none",)
+
+    def __post_init__(self) -> None:
+        if self.random < 0:
+            raise ValueError(f"scoring.conditions.random must not be negative, got {self.random}")
+        names = [corruption_name(text) for text in self.corrupted]
+        if len(set(names)) != len(names) or len(set(self.changed_image_with)) != len(self.changed_image_with):
+            raise ValueError(f"scoring.conditions repeats itself: {self.corrupted}, {self.changed_image_with}")
+        changes = self.other_image or self.no_image or bool(names)
+        if changes and not self.changed_image_with:
+            raise ValueError("scoring.conditions.changed_image_with is empty: name what stands beside a changed image")
+        if not changes and self.changed_image_with != ("none",):
+            raise ValueError("scoring.conditions.changed_image_with would be ignored: no changed image is asked for")
+        if not self.kinds():
+            raise ValueError("scoring.conditions asks for nothing: switch at least one kind on")
+
+    def kinds(self) -> list[str]:
+        """The kinds that are on, in the order in which they are scored."""
+        images = [f"corrupted {corruption_name(text)}" for text in self.corrupted]
+        switches = ("none", "each_candidate", "all_candidates", "random", "oracle", "poisoned")
+        named = [name for name in switches if getattr(self, name)]
+        named += ["other_evidence"] if self.other_evidence != "no" else []
+        return named + [name for name in ("other_image", "no_image") if getattr(self, name)] + images
+
+
+class ConditionPlanner:
+    """The conditions of every query, by counter-based draws.
+
+    Args:
+        world: queries, corpus and candidates.
+        queries: those that are scored; another query's image or evidence comes from among them.
+        chosen: the kinds of conditions.
+    """
+
+    def __init__(self, world: World, queries: Sequence[Query], chosen: Conditions) -> None:
+        self.world, self.queries, self.chosen = world, list(queries), chosen
+        self.picker = world.picker()
+        self._by_question: dict[str, list[Query]] = {}
+        for query in self.queries:
+            self._by_question.setdefault(_words(query), []).append(query)
+
+    def of(self, query: Query) -> list[tuple[str, Condition]]:
+        """The conditions of a query in order, each after its kind; two kinds may give the same condition."""
+        return [(kind, condition) for kind in self.chosen.kinds() for condition in self._of_kind(query, kind)]
+
+    def _of_kind(self, query: Query, kind: str) -> list[Condition]:
+        if kind in ("other_image", "no_image") or kind.startswith("corrupted "):
+            return self._changed_image(query, kind)
+        return [Condition(ids) for ids in self._evidence(query, kind)]
+
+    def _evidence(self, query: Query, kind: str) -> list[Evidence]:
+        retrieved = tuple(candidate.id for candidate in self.world.retrieved[query.id].candidates)
+        if kind == "none":
+            return [()]
+        if kind == "each_candidate":
+            return [(name,) for name in retrieved]
+        if kind == "all_candidates":
+            return [retrieved] if retrieved else []
+        if kind == "random":
+            draw = int(counter_rng(self.world.seed, "scored at random", query.id).integers(2**31))
+            return [(c.id,) for c in self.picker.random_documents(query, self.chosen.random, draw, set(retrieved))]
+        if kind == "oracle":
+            return [(name,) for name in query.relevant_ids]
+        if kind == "poisoned":
+            return [(name,) for name in query.poison_ids]
+        theirs = self._evidence_of_another(query, set(retrieved))
+        if self.chosen.other_evidence == "each":
+            return [(name,) for name in theirs]
+        return [theirs] if theirs else []
+
+    def _evidence_of_another(self, query: Query, mine: set[str]) -> Evidence:
+        for other in self._others(query, self.queries, "other evidence"):
+            theirs = self.world.retrieved[other.id].candidates
+            legal = [c.id for c in theirs if c.id not in mine and shares_identity(query, c.document) is None]
+            if legal:
+                return tuple(legal)
+        return ()
+
+    def _changed_image(self, query: Query, kind: str) -> list[Condition]:
+        if query.image is None:
+            return []
+        beside = [ids for shown in self.chosen.changed_image_with for ids in self._evidence(query, shown)]
+        if kind == "no_image":
+            return [Condition(ids, ImageShown.NONE) for ids in beside]
+        if kind == "other_image":
+            owner = self._owner_of_another_image(query)
+            return [] if owner is None else [Condition(ids, ImageShown.OTHER, owner.id) for ids in beside]
+        return [Condition(ids, ImageShown.CORRUPTED, corruption=kind.removeprefix("corrupted ")) for ids in beside]
+
+    def _owner_of_another_image(self, query: Query) -> Query | None:
+        for group in (self._by_question[_words(query)], self.queries):
+            for other in self._others(query, group, "other image"):
+                if other.image is not None:
+                    return other
+        return None
+
+    def _others(self, query: Query, group: Sequence[Query], purpose: str) -> Iterator[Query]:
+        """Queries of `group` about other patients, in an order drawn for `query`."""
+        for place in without_repeats(counter_rng(self.world.seed, purpose, query.id), len(group)):
+            if not _same_case(query, group[place]):
+                yield group[place]
+
+
+class ConditionExamples:
+    """Shows conditions: (query, condition) to the example that a reader is given.
+
+    Args:
+        queries: every query whose image may be shown, by id.
+        documents: the corpus by id.
+        open_image: opens an image.
+    """
+
+    def __init__(self, queries: Mapping[str, Query], documents: Mapping[str, Document], open_image: OpenImage) -> None:
+        self.queries, self.documents, self.open_image = queries, documents, open_image
+
+    def build(self, pairs: Sequence[tuple[Query, Condition]]) -> list[Example]:
+        """One example a pair; an image that several of them show is opened once and is one object."""
+        opened: dict[ImageRef, Image] = {}
+
+        def once(ref: ImageRef | None) -> Image | None:
+            if ref is not None and ref not in opened:
+                opened[ref] = self.open_image(ref)
+            return None if ref is None else opened[ref]
+
+        return [self._one(query, condition, once) for query, condition in pairs]
+
+    def _one(self, query: Query, condition: Condition, once: Callable[[ImageRef | None], Image | None]) -> Example:
+        shown = [self._document(query, name) for name in condition.evidence_ids]
+        candidates = tuple(Candidate(document, 0.0, Channel.GIVEN) for document in shown)
+        image = once(query.image) if condition.image in (ImageShown.OWN, ImageShown.CORRUPTED) else None
+        if condition.image is ImageShown.OTHER:
+            image = once(self._image_of(query, str(condition.image_of)))
+        elif condition.image is ImageShown.CORRUPTED and image is not None:
+            image = corrupted(image, condition.corruption, query.id)
+        regime = Regime.RETRIEVED if shown else Regime.NONE
+        images = tuple(once(document.image) for document in shown)
+        return Example(query, regime, candidates, image, images, condition=condition)
+
+    def _document(self, query: Query, name: str) -> Document:
+        document = self.documents.get(name)
+        if document is None:
+            raise ValueError(f"query {query.id!r}: its evidence {name!r} is not in data.corpus")
+        return document
+
+    def _image_of(self, query: Query, name: str) -> ImageRef:
+        owner: Query | Document | None = self.queries.get(name) or self.documents.get(name)
+        if owner is None or owner.image is None:
+            raise ValueError(f"query {query.id!r}: no query or document {name!r} has an image to show instead")
+        return owner.image
+
+
+def _words(query: Query) -> str:
+    return " ".join(query.question.casefold().split())
+
+
+def _same_case(query: Query, other: Query) -> bool:
+    """Whether two queries share id, study, patient or image; unknown fields are not equal to anything."""
+    pairs = [(getattr(query, name), getattr(other, name)) for name in ("study_id", "patient_id", "image")]
+    return query.id == other.id or any(mine is not None and mine == theirs for mine, theirs in pairs)
