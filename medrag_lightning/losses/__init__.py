@@ -1,6 +1,7 @@
 """Losses as pure functions: float32 inside, formula, reduction and perfect value stated."""
 
 from medrag_lightning.losses.answers import answer_nll
+from medrag_lightning.losses.contrastive import ContrastiveKind, clip_softmax, contrastive_loss, duplicates, siglip
 from medrag_lightning.losses.distillation import (
     Gold,
     Prior,
@@ -15,19 +16,26 @@ from medrag_lightning.losses.distillation import (
     retriever_logp,
     teacher_logq,
 )
+from medrag_lightning.losses.grad_cache import in_chunks
 
 __all__ = [
+    "ContrastiveKind",
     "Gold",
     "Prior",
     "Reduction",
     "answer_nll",
     "answer_scores",
     "candidates_disagree",
+    "clip_softmax",
+    "contrastive_loss",
+    "duplicates",
     "gold_score",
+    "in_chunks",
     "leave_one_out",
     "log_posterior",
     "marginal_nll",
     "retriever_kl",
     "retriever_logp",
+    "siglip",
     "teacher_logq",
 ]
