@@ -31,14 +31,20 @@ def run_folder(trainer: L.Trainer) -> Path:
     return Path(trainer.default_root_dir)
 
 
-def answering_stage(stage: L.LightningModule, who: L.Callback) -> AnsweringStage:
-    """`stage`, or ValueError that names the callback that needs another."""
-    if not isinstance(stage, AnsweringStage):
+def answering_stage(stage: L.LightningModule, who: L.Callback) -> AnsweringStage | None:
+    """`stage` if it answers queries; None for one that trains or embeds, on which there is nothing to report.
+
+    Raises:
+        ValueError: the stage is fed queries to read and keeps no predictions; the message names the callback.
+    """
+    if isinstance(stage, AnsweringStage):
+        return stage
+    if getattr(stage, "feed", None) == "reading":
         raise ValueError(
-            f"{type(who).__name__} reports on a stage that answers queries, and {type(stage).__name__} keeps no "
-            "`predictions`; remove the callback from trainer.callbacks"
+            f"{type(who).__name__} reports on what a stage answers, and {type(stage).__name__}, which reads queries, keeps no "
+            "`predictions`; let it keep them, or remove the callback from trainer.callbacks"
         )
-    return stage
+    return None
 
 
 def query_holder(trainer: L.Trainer, who: L.Callback) -> HoldsQueries:

@@ -1,4 +1,4 @@
-"""Pictures of a run in its folder: the loss, every validation metric, and a reliability diagram of the test."""
+"""Pictures of a run in its folder: the loss, every validation metric; of a test, reliability and what evidence did."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.evaluated import AnsweringStage, run_folder
 from medrag_lightning.artifacts import write_bytes
-from medrag_lightning.metrics import closed_calibration, reliability_bins, system_of
-from medrag_lightning.records import Prediction
+from medrag_lightning.metrics import Account, by_system, closed_calibration, ledger_of, reliability_bins
 
 Curve = tuple[list[int], list[float]]
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8a8a8a"
@@ -27,8 +26,8 @@ ACRONYMS = {"f1": "F1", "ece": "ECE", "nll": "NLL"}
 
 
 class MetricPlots(L.Callback):
-    """Draws ``loss.png`` and a plot for each validation metric after a fit, ``reliability.png`` after a test (process
-    0).
+    """Draws ``loss.png`` and a plot for each validation metric after a fit (process 0). After a test of a stage that answers
+    queries: ``reliability.png``, and ``ledger.png`` with the questions that evidence turned right or wrong.
 
     Reads the ``metrics.csv`` of the run's CSV logger, so a resumed run is drawn whole.
 
@@ -59,16 +58,17 @@ class MetricPlots(L.Callback):
                 write_bytes(self._folder(trainer) / file, draw_metric(name, curve))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draws the reliability diagram of the closed answers, if they carry probabilities."""
+        """Draws the ledger, and the reliability diagram of the closed answers, if they carry probabilities."""
         if not trainer.is_global_zero or not isinstance(pl_module, AnsweringStage):
             return
-        systems: dict[str, list[Prediction]] = {}
-        for prediction in pl_module.predictions:
-            systems.setdefault(system_of(prediction), []).append(prediction)
+        systems = by_system(pl_module.predictions)
         shown = [name for name in SHOWN if name in systems] or list(systems)
         scored = {name: points for name in shown if (points := closed_calibration(systems[name]))[0]}
         if scored:
             write_bytes(self._folder(trainer) / "reliability.png", draw_reliability(scored))
+        accounts = ledger_of(systems).accounts
+        if accounts:
+            write_bytes(self._folder(trainer) / "ledger.png", draw_ledger(accounts))
 
     def _folder(self, trainer: L.Trainer) -> Path:
         return Path(self.folder) if self.folder else run_folder(trainer) / "plots"
@@ -155,6 +155,26 @@ def draw_reliability(systems: dict[str, tuple[list[float], list[float]]]) -> byt
         axes.plot([], [], color=colour, marker=marker, markersize=5, label=label)
     axes.set(xlim=(0, 1.02), ylim=(-0.02, 1.02), title="Reliability of closed answers (test)", ylabel="share correct")
     axes.set_xlabel("probability of the top choice (dot area: answers in the bin)")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def draw_ledger(accounts: Mapping[str, Account]) -> bytes:
+    """Share of questions that each system's evidence turned right (to the right) and wrong (to the left); PNG bytes."""
+    figure, axes = _figure(height=1.6 + 0.45 * len(accounts))
+    for row, account in enumerate(accounts.values()):
+        total = account.helped + account.hurt + account.unchanged
+        sides = ((account.helped, 1, BLUE, "turned right"), (account.hurt, -1, ORANGE, "turned wrong"))
+        for count, side, colour, label in sides:
+            share = 100 * count / total
+            axes.barh(row, side * share, color=colour, height=0.6, label=label if row == 0 else None)
+            place = {"ha": "left" if side > 0 else "right", "va": "center", "fontsize": 9}
+            axes.annotate(f" {count} ", (side * share, row), **place)
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(accounts)), list(accounts))
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set(xlabel="% of questions (turned wrong to the left)", title="What evidence changed, against no retrieval (test)")
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return _png(figure)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.evaluated import AnsweringStage, answering_stage, run_folder
+from callbacks.evaluated import answering_stage, run_folder
 from medrag_lightning.artifacts import write_jsonl
 from medrag_lightning.metrics import item_correct
 from medrag_lightning.records import Prediction
@@ -18,6 +18,8 @@ from medrag_lightning.records import Prediction
 class PredictionsWriter(L.Callback):
     """Writes ``val.jsonl`` after every validation (the newest one stays) and ``test.jsonl`` after the test, atomically.
 
+    Each row tells what was answered, the candidates with scores, weights and what the reader says under each alone. Does
+    nothing for a stage that answers no queries (retriever training, embedding), so that one base config serves all stages.
     No patient identifiers are written. Process 0 writes; predictions are gathered by the stage.
 
     Args:
@@ -28,9 +30,8 @@ class PredictionsWriter(L.Callback):
         self.folder = folder
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a stage that answers nothing, before time is spent."""
-        if stage != "predict":  # a stage that embeds predicts, but answers nothing
-            answering_stage(pl_module, self)
+        """Refuses a stage that reads queries and keeps no predictions, before time is spent."""
+        answering_stage(pl_module, self)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the validation predictions, those of the sanity check left out."""
@@ -42,14 +43,14 @@ class PredictionsWriter(L.Callback):
         self._write(trainer, pl_module, "test")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the predictions of a stage that answers."""
-        if isinstance(pl_module, AnsweringStage):
-            self._write(trainer, pl_module, "predict")
+        """Writes the predictions."""
+        self._write(trainer, pl_module, "predict")
 
     def _write(self, trainer: L.Trainer, stage: L.LightningModule, split: str) -> None:
-        if trainer.is_global_zero:
+        answering = answering_stage(stage, self)
+        if answering is not None and trainer.is_global_zero:
             folder = Path(self.folder) if self.folder else run_folder(trainer) / "predictions"
-            write_jsonl(folder / f"{split}.jsonl", map(prediction_row, answering_stage(stage, self).predictions))
+            write_jsonl(folder / f"{split}.jsonl", map(prediction_row, answering.predictions))
 
 
 def prediction_row(prediction: Prediction) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
     return {
         "query_id": prediction.query_id,
         "regime": str(prediction.regime),
+        "system": prediction.system,
         "question": prediction.question,
         "answer_type": str(prediction.answer_type),
         "answer": prediction.answer,
@@ -67,6 +69,12 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
         "logp_nats": _finite(prediction.logp_nats),
         "cited": list(prediction.cited),
         "weights": _finite(prediction.weights),
+        "scores": _finite(prediction.scores),
+        "channels": [str(channel) for channel in prediction.channels],
+        "candidate_answers": list(prediction.candidate_answers),
+        "candidate_logp_nats": [_finite(row) for row in prediction.candidate_logp_nats],
+        "gold_logp_nats": None if prediction.gold_logp_nats is None else _finite([prediction.gold_logp_nats])[0],
+        "gold_tokens": prediction.gold_tokens,
         "need": prediction.need,
     }
 

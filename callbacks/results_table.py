@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import yaml
 from rich import get_console
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from callbacks.evaluated import answering_stage, query_holder, run_folder
-from medrag_lightning.artifacts import atomic_write, write_json
+from callbacks.evaluated import AnsweringStage, answering_stage, query_holder, run_folder
+from callbacks.evidence_table import evidence_notes, evidence_tables
+from callbacks.table_cells import cell, new_table, percent_cell
+from medrag_lightning.artifacts import atomic_write, write_json, write_jsonl
 from medrag_lightning.metrics import (
+    SYSTEM_ORDER,
     Bootstrap,
-    Metric,
     ResultTable,
     Row,
     Unit,
+    analyse,
     cluster_of,
     control_predictions,
+    defining_system,
     summarise,
 )
 from medrag_lightning.records import Query
@@ -44,17 +50,22 @@ OPEN = {
 
 
 class ResultsTable(L.Callback):
-    """After a test: majority and question-only beside every evidence regime, intervals, paired differences, honest
-    notes.
+    """After a test: majority and question-only beside every evidence regime and rival retriever, intervals, paired
+    differences, what retrieval did to the answers, honest notes.
 
-    Writes ``results.json`` and ``results.csv`` (``results_val.*`` for the verb `validate`) to the run folder and prints the
-    table last.
+    Writes ``results.json``, ``results.csv`` and ``ledger.jsonl`` (helped, hurt or neither, a line a question and system) to the
+    run folder, and prints the table last. The verb `validate` writes ``results_val.*``, ``ledger_val.jsonl``, and in
+    ``fusion.yaml`` the fusion settings that suit its answers best, to be given to `test` with ``-c``. Does nothing for a stage
+    that answers no queries (retriever training, embedding), so that one base config serves all stages.
 
     Args:
         resampling_unit: what the bootstrap draws; questions about one patient are drawn together by default.
         resamples: how many.
         confidence: of the intervals.
         seed: of the bootstrap.
+        inconsistent_by: the system whose candidates define inconsistent retrieval in a test: ``retrieved`` or a rival's name;
+            null for a rival called ``contrastive`` or ``undistilled``, and where there is none, ``retrieved``.
+        relevance_margin_nats: a candidate is pseudo-relevant if it makes the gold answer likelier by more than this.
     """
 
     def __init__(
@@ -63,15 +74,23 @@ class ResultsTable(L.Callback):
         resamples: int = 1000,
         confidence: float = 0.95,
         seed: int = 0,
+        inconsistent_by: str | None = None,
+        relevance_margin_nats: float = 0.1,
     ) -> None:
+        if not relevance_margin_nats >= 0:
+            raise ValueError(f"relevance_margin_nats must be 0 or more, got {relevance_margin_nats}")
         self.unit, self.bootstrap = Unit(resampling_unit), Bootstrap(resamples, confidence, seed)
+        self.inconsistent_by, self.margin_nats = inconsistent_by, relevance_margin_nats
         self._to_print: Group | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a stage or data that cannot be reported on, before time is spent."""
-        if stage in ("test", "validate") and trainer.state.fn == stage:
-            answering_stage(pl_module, self)
-            query_holder(trainer, self)
+        """Refuses data or names that cannot be reported on, before time is spent."""
+        if stage not in ("test", "validate") or trainer.state.fn != stage or answering_stage(pl_module, self) is None:
+            return
+        rivals = list(getattr(query_holder(trainer, self), "rivals", {}))
+        if taken := sorted(set(rivals) & set(SYSTEM_ORDER)):
+            raise ValueError(f"data.rivals: {taken} are names of rows in the results table; give other names")
+        defining_system([*SYSTEM_ORDER, *rivals], self.inconsistent_by)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Computes and writes the table (process 0)."""
@@ -83,21 +102,25 @@ class ResultsTable(L.Callback):
             self._tabulate(trainer, pl_module, "val")
 
     def _tabulate(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
-        if not trainer.is_global_zero:
+        stage = answering_stage(pl_module, self)
+        if stage is None or not trainer.is_global_zero:
             return
-        predictions = answering_stage(pl_module, self).predictions
         data = query_holder(trainer, self)
-        asked = {prediction.query_id for prediction in predictions}
+        asked = {prediction.query_id for prediction in stage.predictions}
         queries = [query for query in data.split_queries(split) if query.id in asked]
         controls, control_notes = control_predictions(data.split_queries("train"), queries)
         clusters = cluster_of(queries, self.unit)
-        table = summarise([*predictions, *controls], clusters, self.bootstrap)
-        how = self._how(clusters)
-        notes = [*table.notes, *control_notes]
+        table = summarise([*stage.predictions, *controls], clusters, self.bootstrap)
+        by = self.inconsistent_by if split == "test" else None  # rivals are there in a test only
+        evidence = analyse(stage.predictions, clusters, self.bootstrap, by, self.margin_nats)
+        how, folder = self._how(clusters), run_folder(trainer)
+        notes = [*table.notes, *control_notes, *evidence_notes(evidence), *_tuned_note(stage, folder, split)]
         title = title_of(queries, {"test": "Test", "val": "Validation"}[split])
-        name = "results" if split == "test" else f"results_{split}"
-        write_results(run_folder(trainer), table, {"title": title, "intervals": how, "notes": notes}, name)
-        self._to_print = render(table, title, [how, *notes])
+        suffix = "" if split == "test" else f"_{split}"
+        head = {"title": title, "intervals": how, "notes": notes, "evidence": evidence.as_json()}
+        write_results(folder, table, head, f"results{suffix}")
+        write_jsonl(folder / f"ledger{suffix}.jsonl", (entry.as_json() for entry in evidence.ledger.entries))
+        self._to_print = render(table, title, [how, *notes], evidence_tables(evidence))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Prints the table, after everything that the trainer prints."""
@@ -115,6 +138,19 @@ class ResultsTable(L.Callback):
             f"[{b.confidence:.0%} interval]: percentile bootstrap, {b.resamples} resamples, seed {b.seed}, by {units} "
             f"({len(clusters)} of them, {len(cluster_of_query)} queries); * excludes 0"
         )
+
+
+def _tuned_note(stage: AnsweringStage, folder: Path, split: str) -> list[str]:
+    """Writes ``fusion.yaml`` after a validation of a stage that tuned its fusion, and says so."""
+    tuned = getattr(stage, "tuned_fusion", None) if split == "val" else None
+    if tuned is None:
+        return []
+    path, settings = folder / "fusion.yaml", asdict(tuned.fusion)
+    with atomic_write(path, "w") as stream:
+        yaml.safe_dump({"model": {"init_args": {"fusion": settings}}}, stream, sort_keys=False)
+    chosen = f"temperature {settings['temperature']:g}, head weights {settings['head_weights'] or 'alike'}"
+    gain = f"NLL {tuned.before_nats:.4f} -> {tuned.nll_nats:.4f} nats on {tuned.queries} validation queries"
+    return [f"fusion tuned by likelihood: {chosen}; {gain}; for a test add -c {path}"]
 
 
 def title_of(queries: Sequence[Query], what: str = "Test") -> str:
@@ -135,8 +171,8 @@ def write_results(folder: Path, table: ResultTable, head: Mapping[str, Any], nam
         writer.writerows(records)
 
 
-def render(table: ResultTable, title: str, footnotes: Sequence[str]) -> Group:
-    """The table for a terminal of 120 columns: closed, open, by need, differences, footnotes."""
+def render(table: ResultTable, title: str, footnotes: Sequence[str], more: Sequence[Table] = ()) -> Group:
+    """The table for a terminal of 120 columns: closed, open, by need, differences, `more`, footnotes."""
     parts: list[Any] = [Text(title, style="bold")]
     for heading, columns in (("closed", CLOSED), ("open", OPEN)):
         rows = [row for row in table.rows if row.metrics[next(iter(columns))].n]
@@ -148,14 +184,13 @@ def render(table: ResultTable, title: str, footnotes: Sequence[str]) -> Group:
             parts.append(_need_table(f"{heading} by need", name, needs))
     if table.differences:
         parts.append(_difference_table(table))
+    parts += more
     spaced = [part for table_part in parts for part in (table_part, Text())]
     return Group(*spaced, *(Text(f"- {note}") for note in footnotes))
 
 
 def _metric_table(heading: str, columns: Mapping[str, str], rows: Sequence[Row]) -> Table:
-    table = _table(heading)
-    for name in (*columns.values(), "n"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table(heading, [*columns.values(), "n"])
     for row in rows:
         cells = [cell(row.metrics[name]) for name in columns]
         table.add_row(row.system, *cells, str(row.metrics[next(iter(columns))].n), style=_style(row))
@@ -163,10 +198,8 @@ def _metric_table(heading: str, columns: Mapping[str, str], rows: Sequence[Row])
 
 
 def _need_table(heading: str, metric: str, rows: Sequence[Row]) -> Table:
-    table = _table(heading)
     needs = sorted({row.need for row in rows if row.need is not None})
-    for need in needs:
-        table.add_column(need, justify="right", no_wrap=True)
+    table = new_table(heading, needs)
     for system in dict.fromkeys(row.system for row in rows):
         mine = {row.need: row for row in rows if row.system == system}
         cells = [percent_cell(mine[need].metrics[metric]) if need in mine else "-" for need in needs]
@@ -175,9 +208,7 @@ def _need_table(heading: str, metric: str, rows: Sequence[Row]) -> Table:
 
 
 def _difference_table(results: ResultTable) -> Table:
-    table = _table("retrieved minus, paired")
-    for name in ("closed accuracy", "token recall"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table("retrieved minus, paired", ["closed accuracy", "token recall"])
     for baseline in dict.fromkeys(d.baseline for d in results.differences):
         mine = {d.metric: d for d in results.differences if d.baseline == baseline}
         cells = []
@@ -185,36 +216,6 @@ def _difference_table(results: ResultTable) -> Table:
             mark = " *" if metric in mine and mine[metric].excludes_zero else "  "
             cells.append(cell(mine[metric].difference, signed=True) + mark if metric in mine else "-")
         table.add_row(baseline, *cells)
-    return table
-
-
-def cell(metric: Metric, signed: bool = False) -> str:
-    """``0.812 [.78, .84]``; a dash where there is no value."""
-    if metric.value != metric.value:
-        return "-"
-    value = f"{metric.value:+.3f}" if signed else f"{metric.value:.3f}"
-    if metric.low != metric.low:
-        return value
-    low, high = (_short(end, signed) for end in (metric.low, metric.high))
-    return f"{value} [{low}, {high}]"
-
-
-def percent_cell(metric: Metric) -> str:
-    """``81 [78, 84]``, in percent, where columns are many."""
-    if metric.value != metric.value:
-        return "-"
-    ends = "" if metric.low != metric.low else f" [{100 * metric.low:.0f}, {100 * metric.high:.0f}]"
-    return f"{100 * metric.value:.0f}{ends}"
-
-
-def _short(value: float, signed: bool) -> str:
-    text = f"{value:+.2f}" if signed else f"{value:.2f}"
-    return text.replace("0.", ".", 1) if abs(value) < 0.995 else text
-
-
-def _table(heading: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="italic", pad_edge=False)
-    table.add_column(heading, no_wrap=True)
     return table
 
 

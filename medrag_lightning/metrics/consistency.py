@@ -1,7 +1,8 @@
 """Inconsistent retrieval: queries whose candidates, read one by one, lead the reader to different answers.
 
-Source: JOMED, "Metrics and analysis": the subset on which better retrieval can change an answer. Which system's candidates
-define it is a parameter, since the systems compared on it differ in just that.
+Source: JOMED, "Metrics and analysis": the subset on which better retrieval can change an answer. Whose candidates
+define it is a parameter, since the systems compared on it differ in just that. A system whose own candidates disagree does
+worse there than elsewhere by construction: a gain on the subset is no gain over all questions, which stand beside it.
 """
 
 from __future__ import annotations

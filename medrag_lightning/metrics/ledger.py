@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from medrag_lightning.metrics.systems import NO_RETRIEVAL, item_correct
+from medrag_lightning.metrics.systems import NO_RETRIEVAL, NOT_TOLD, item_correct
 from medrag_lightning.records import Prediction, Regime
 
 
@@ -78,7 +78,7 @@ def ledger_of(systems: Mapping[str, Sequence[Prediction]]) -> Ledger:
     """Every system that was shown evidence against the same reader without: the queries that both answered."""
     alone = {p.query_id: p for p in systems.get(NO_RETRIEVAL, ())}
     if not alone:
-        return Ledger({}, (), "needs the regime `none` among data.regimes: what the reader answers without evidence")
+        return Ledger({}, (), NOT_TOLD)
     accounts, entries = {}, []
     for system, mine in systems.items():
         shown = [p for p in mine if p.regime is not Regime.NONE and p.query_id in alone and p.gold is not None]

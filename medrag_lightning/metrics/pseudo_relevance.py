@@ -16,7 +16,7 @@ from typing import Any
 from medrag_lightning.metrics.bootstrap import Bootstrap, weighted_mean
 from medrag_lightning.metrics.compared import Compared, compare
 from medrag_lightning.metrics.consistency import NO_CANDIDATES
-from medrag_lightning.metrics.systems import NO_RETRIEVAL
+from medrag_lightning.metrics.systems import NO_RETRIEVAL, NOT_TOLD
 from medrag_lightning.records import AnswerType, Prediction, Regime
 
 Judged = Mapping[str, Mapping[str, bool]]
@@ -80,7 +80,7 @@ def judged_retrieval(
     if not margin_nats >= 0:
         raise ValueError(f"the margin of pseudo-relevance must be 0 or more nats, got {margin_nats}")
     if NO_RETRIEVAL not in systems:
-        return PseudoRelevance({}, 0, 0, margin_nats, "needs the regime `none`: the gold answer's probability without evidence")
+        return PseudoRelevance({}, 0, 0, margin_nats, NOT_TOLD)
     judged = judge(systems, margin_nats)
     if not judged:
         return PseudoRelevance({}, 0, 0, margin_nats, NO_CANDIDATES)

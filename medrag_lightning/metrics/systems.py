@@ -19,6 +19,7 @@ SYSTEM_NAMES = {
 }
 NO_RETRIEVAL = SYSTEM_NAMES[Regime.NONE]
 SYSTEM_ORDER = (*SYSTEM_NAMES.values(), QUESTION_ONLY, MAJORITY)
+NOT_TOLD = "needs the regime `none` among data.regimes: what the reader answers without evidence"
 UNDISTILLED = ("undistilled", "contrastive")  # names of a rival that stands for retrieval before the reader taught it
 
 

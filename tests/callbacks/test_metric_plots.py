@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
-from toy_run import ToyData, ToyStage, trainer
+from toy_run import Silent, ToyData, ToyStage, trainer
 
 from callbacks.metric_plots import MetricPlots, draw_reliability, read_curves, smoothed
 
@@ -16,11 +16,18 @@ def test_draws_the_run(tmp_path):
     stage, data = ToyStage(), ToyData()
     run.fit(stage, data)
     run.test(stage, data, verbose=False)
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"loss.png", "val_closed_macro_f1.png", "reliability.png"}
+    drawn = {"loss.png", "val_closed_macro_f1.png", "reliability.png", "ledger.png"}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == drawn
     for path in (tmp_path / "plots").iterdir():
         with Image.open(path) as image:
             assert image.size[0] > 500
             assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_a_stage_that_answers_nothing_has_no_test_plots(tmp_path):
+    run = trainer(tmp_path, MetricPlots(), enable_progress_bar=False)
+    run.test(Silent(), ToyData(), verbose=False)
+    assert not (tmp_path / "plots").exists()
 
 
 def test_without_a_csv_logger_it_says_so(tmp_path):

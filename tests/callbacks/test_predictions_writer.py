@@ -2,9 +2,8 @@
 
 import json
 
-import lightning as L
 import pytest
-from toy_run import ToyData, ToyStage, trainer
+from toy_run import Silent, ToyData, ToyStage, trainer
 
 from callbacks.predictions_writer import PredictionsWriter, prediction_row
 from medrag_lightning.records import AnswerType, Prediction, Regime
@@ -24,7 +23,7 @@ def test_writes_validation_and_test_predictions(tmp_path):
     assert len(written) == 120 * len(Regime)
     assert {row["regime"] for row in written} == set(map(str, Regime))
     first = written[0]
-    assert first["cited"] == ["doc-1", "doc-2"]
+    assert first["cited"] == ["doc-0", "doc-2"]
     assert first["correct"] == (first["answer"] == first["gold"])
     assert "patient" not in (tmp_path / "predictions/test.jsonl").read_text()
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["test.jsonl", "val.jsonl"]
@@ -44,10 +43,34 @@ def test_row_of_an_invalid_answer_and_of_an_impossible_choice():
     assert prediction_row(Prediction("q", Regime.NONE, "yes", "yes", None, **closed))["correct"] is None
 
 
-def test_a_stage_that_answers_nothing_is_refused(tmp_path):
-    class Silent(L.LightningModule):
-        def test_step(self, batch, batch_idx):
-            pass
+def test_rows_tell_every_candidate_and_the_rival_it_belongs_to(tmp_path):
+    run = trainer(tmp_path, PredictionsWriter(), enable_progress_bar=False)
+    run.test(ToyStage((Regime.RETRIEVED, Regime.NONE), ("contrastive",)), ToyData(), verbose=False)
+    written = rows(tmp_path / "predictions/test.jsonl")
+    assert {(row["regime"], row["system"]) for row in written} == {
+        ("retrieved", ""), ("none", ""), ("retrieved", "contrastive"),
+    }  # fmt: skip
+    first = written[0]
+    told = ("cited", "weights", "scores", "channels", "candidate_answers", "candidate_logp_nats")
+    assert {len(first[name]) for name in told} == {2}
+    assert first["channels"] == ["image_to_image"] * 2
+    assert len(first["candidate_logp_nats"][0]) == len(first["choices"])
+    assert first["gold_logp_nats"] == first["logp_nats"][first["choices"].index(first["gold"])]
+    alone = next(row for row in written if row["regime"] == "none")
+    assert alone["candidate_answers"] == alone["scores"] == []
 
-    with pytest.raises(ValueError, match="PredictionsWriter reports on a stage that answers queries, and Silent"):
-        trainer(tmp_path, PredictionsWriter(), enable_progress_bar=False).test(Silent(), ToyData())
+
+def test_a_stage_that_answers_nothing_writes_nothing(tmp_path):
+    run = trainer(tmp_path, PredictionsWriter(), enable_progress_bar=False)
+    run.test(Silent(), ToyData(), verbose=False)
+    run.validate(Silent(), ToyData(), verbose=False)
+    run.predict(Silent(), ToyData(), return_predictions=False)
+    assert not (tmp_path / "predictions").exists()
+
+
+def test_a_stage_that_reads_and_keeps_no_predictions_is_refused(tmp_path):
+    class Forgetful(Silent):
+        feed = "reading"
+
+    with pytest.raises(ValueError, match="Forgetful, which reads queries, keeps no `predictions`"):
+        trainer(tmp_path, PredictionsWriter(), enable_progress_bar=False).test(Forgetful(), ToyData())

@@ -5,10 +5,12 @@ import json
 
 import lightning as L
 import pytest
-from toy_run import ToyData, ToyStage, trainer
+import yaml
+from toy_run import Silent, ToyData, ToyStage, trainer
 
 from callbacks.results_table import ResultsTable, cell, percent_cell, title_of
 from medrag_lightning.metrics import Metric
+from medrag_lightning.mixture import Fusion, TunedFusion
 from medrag_lightning.records import Query, Regime
 
 
@@ -82,3 +84,76 @@ def test_seed_decides_the_intervals(tmp_path, capsys):
     _, first = results_of(tmp_path / "a", ToyStage(), ToyData(), capsys)
     _, second = results_of(tmp_path / "b", ToyStage(), ToyData(), capsys)
     assert first == second
+
+
+RIVALS = ("contrastive", "text head")
+
+
+def test_rivals_have_rows_differences_and_an_analysis_of_retrieval(tmp_path, capsys):
+    out, results = results_of(tmp_path, ToyStage(rivals=RIVALS), ToyData(rivals=RIVALS), capsys)
+    assert max(map(len, out.splitlines())) <= 120
+    assert "…" not in out
+    assert [row["system"] for row in results["rows"] if row["need"] is None][:4] == ["retrieved", *RIVALS, "no retrieval"]
+    assert {"contrastive", "text head"} <= {d["baseline"] for d in results["differences"]}
+    evidence = results["evidence"]
+    assert evidence["inconsistency"]["defined_by"] == "contrastive"
+    inside = evidence["inconsistency"]["parts"]["inconsistent"]["closed_accuracy"]
+    assert inside["contrastive"]["reference_minus"]["low"] > 0
+    assert evidence["candidates"]["oracle"]["retrieved"]["value"]["n"] == 120
+    assert evidence["pseudo_relevance"]["reason"] == ""
+    account = evidence["ledger"]["accounts"]["retrieved"]
+    lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+    mine = [line for line in lines if line["system"] == "retrieved"]
+    assert len(mine) == 120
+    for outcome in ("helped", "hurt"):
+        assert sum(line["outcome"] == outcome for line in mine) == account[outcome]
+    assert f"{account['helped']} / {account['hurt']} / " in out
+    assert "patient" not in (tmp_path / "ledger.jsonl").read_text()
+    assert out.count("inconsistent, closed") == out.count("inconsistent, open") == 1
+
+
+def test_what_cannot_be_analysed_is_said(tmp_path, capsys):
+    out, results = results_of(tmp_path, ToyStage((Regime.RETRIEVED,)), ToyData(), capsys)
+    assert "ledger, pseudo-relevance: not computed: needs the regime `none`" in " ".join(out.split())
+    assert results["evidence"]["ledger"]["accounts"] == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "rivals", "message"),
+    [
+        ({"inconsistent_by": "text head"}, (), "inconsistent_by='text head' is no system of this test"),
+        ({}, ("majority",), r"data.rivals: \['majority'\] are names of rows"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused_before_the_test(tmp_path, settings, rivals, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, ResultsTable(**settings), enable_progress_bar=False).test(ToyStage(), ToyData(rivals=rivals))
+
+
+def test_a_negative_margin_is_refused():
+    with pytest.raises(ValueError, match="relevance_margin_nats must be 0 or more, got -1"):
+        ResultsTable(relevance_margin_nats=-1)
+
+
+def test_validation_writes_the_fusion_that_suits_it(tmp_path, capsys):
+    stage = ToyStage()
+    stage.tuned_fusion = TunedFusion(Fusion(temperature=0.5, head_weights={"image_to_image": 1.0}), 0.4, 0.5, 120)
+    settings = ResultsTable(resamples=100, inconsistent_by="contrastive")
+    run = trainer(tmp_path, settings, enable_progress_bar=False)
+    run.validate(stage, ToyData(rivals=("contrastive",)), verbose=False)
+    written = yaml.safe_load((tmp_path / "fusion.yaml").read_text())
+    assert Fusion(**written["model"]["init_args"]["fusion"]) == stage.tuned_fusion.fusion
+    assert "NLL 0.5000 -> 0.4000 nats on 120" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "ledger_val.jsonl").exists()
+    trainer(tmp_path / "test", ResultsTable(resamples=100), enable_progress_bar=False).test(stage, ToyData(), verbose=False)
+    assert not (tmp_path / "test" / "fusion.yaml").exists()
+
+
+def test_a_stage_that_answers_nothing_has_no_table(tmp_path, capsys):
+    class Bare(L.LightningDataModule):
+        test_dataloader = val_dataloader = ToyData.loader
+
+    run = trainer(tmp_path, ResultsTable(), enable_progress_bar=False)
+    run.test(Silent(), Bare(), verbose=False)
+    run.validate(Silent(), Bare(), verbose=False)
+    assert list(tmp_path.iterdir()) == []
