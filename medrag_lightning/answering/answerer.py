@@ -1,0 +1,144 @@
+"""The answerer: retrieve, assemble, read, fuse, cite, for one question. A research tool, not a medical device: its answers are
+for studying retrieval and reading, and no one may be diagnosed or treated by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL.Image import Image
+
+from medrag_lightning.answering.answer import Answer
+from medrag_lightning.artifacts import fingerprint
+from medrag_lightning.batches import Example, ReaderBatch, pixel_sha256
+from medrag_lightning.data.examples import example_of
+from medrag_lightning.data.images import ImageStore
+from medrag_lightning.interfaces import CandidateSource, OpenImage, Reader
+from medrag_lightning.mixture import Fusion
+from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.records import AnswerType, Candidate, Document, ImageRef, Query, Regime, Split, shares_identity
+from medrag_lightning.stages.raft_collator import RaftCollator
+from medrag_lightning.stages.reader_raft import EvidenceLayout
+from medrag_lightning.stages.reading import BatchReader, ClosedReading
+
+
+class Answerer:
+    """Answers single questions exactly as the verb `test` would: the same prompts byte for byte, the same numbers.
+
+    Everything below the surface is what `test` uses; only the batch is smaller, so numbers agree to rounding, and exactly
+    with those of a test whose eval_batch_size is 1.
+
+    Args:
+        source: finds candidates; its evidence store must be there (`prepare`).
+        reader: reads; its weights must be there. It is put to evaluation, on the device where its weights are.
+        documents: the evidence corpus, in the order of the store.
+        open_image: opens the images of the corpus.
+        folder: of the evidence store.
+        template, fusion, evidence, max_new_tokens, closed_answers: as of the stage `reader_raft`.
+        low_margin: a closed answer less than this much likelier than the next one is given with a warning.
+    """
+
+    def __init__(
+        self,
+        source: CandidateSource,
+        reader: Reader,
+        documents: Sequence[Document],
+        open_image: OpenImage,
+        folder: Path,
+        template: PromptTemplate = PromptTemplate(),  # noqa: B008  (frozen)
+        fusion: Fusion = Fusion(),  # noqa: B008  (frozen)
+        evidence: EvidenceLayout = "one_per_prompt",
+        max_new_tokens: int = 16,
+        closed_answers: ClosedReading = "scored",
+        low_margin: float = 0.1,
+    ) -> None:
+        if not 0 <= low_margin <= 1:
+            raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
+        self.source, self.reader, self.open_image, self.low_margin = source, reader, open_image, low_margin
+        self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers)
+        self.collate = RaftCollator(reader.processor, template, evidence == "one_per_prompt", training=False)
+        self._asked: dict[ImageRef, Image] = {}
+        if isinstance(reader, torch.nn.Module):
+            reader.eval()
+        source.load(documents, self._open, folder)
+
+    @classmethod
+    def from_run(cls, config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None) -> Answerer:
+        """The answerer of a run of stage `reader_raft`, from its ``config.yaml`` and a checkpoint; see `run_answerer`."""
+        from medrag_lightning.answering.run import run_answerer
+
+        return run_answerer(config, checkpoint, fusion)
+
+    def ask(
+        self,
+        question: str,
+        image: str | Path | Image | None = None,
+        choices: Sequence[str] = (),
+        patient_id: str | None = None,
+        study_id: str | None = None,
+    ) -> Answer:
+        """Answers a question about an image.
+
+        Args:
+            question: the question.
+            image: a file (or one item of an array, ``file.npz#array/index``) or an open image; None for a question without.
+            choices: the closed answers that are allowed; none for free text.
+            patient_id, study_id: where known, evidence of that patient or study is left out. Copies of the image always are.
+
+        Raises:
+            ValueError: the question is blank, the image cannot be opened, or there is a single choice.
+        """
+        if not question.strip():
+            raise ValueError("the question is blank")
+        ref = None if image is None else self._remember(image)
+        kind = AnswerType.CLOSED if choices else AnswerType.OPEN
+        name = "asked-" + fingerprint(question, str(ref), list(choices))[:12]
+        try:
+            return self.answer(
+                Query(name, question, ref, None, tuple(choices), kind, Split.TEST, patient_id=patient_id, study_id=study_id)
+            )
+        finally:
+            self._asked.clear()
+
+    def answer(self, query: Query) -> Answer:
+        """Answers a query whose image, if it has one, `open_image` opens."""
+        example = self.example(query)
+        (reading,) = self.batch_reader.read(self.encode(example).to(self._device()))
+        return Answer.of(reading.prediction, example.candidates, self.low_margin)
+
+    def example(self, query: Query) -> Example:
+        """The query with its candidates and all images opened. ValueError if a candidate shares an identity with the query."""
+        (found,) = self.source.retrieve([query])
+        for candidate in found.candidates:
+            _refuse_leak(query, candidate)
+        return example_of(query, Regime.RETRIEVED, found.candidates, self._open)
+
+    def encode(self, example: Example) -> ReaderBatch:
+        """The prompts that the reader gets to see, encoded."""
+        return self.collate([example])
+
+    def _remember(self, image: str | Path | Image) -> ImageRef:
+        """Opens an asked image as training images are opened, and keeps it until the question is answered."""
+        if isinstance(image, Image):
+            opened = image.convert("RGB")
+            ref = ImageRef(f"asked:{pixel_sha256(opened)}")
+        else:
+            ref = ImageRef.parse(str(image))
+            opened = ImageStore([Path(ref.path).parent])(ref)
+        self._asked[ref] = opened
+        return ref
+
+    def _open(self, ref: ImageRef) -> Image:
+        return self._asked[ref] if ref in self._asked else self.open_image(ref)
+
+    def _device(self) -> torch.device:
+        if isinstance(self.reader, torch.nn.Module):
+            return next((p.device for p in self.reader.parameters()), torch.device("cpu"))
+        return torch.device("cpu")
+
+
+def _refuse_leak(query: Query, candidate: Candidate) -> None:
+    if reason := shares_identity(query, candidate.document):
+        raise ValueError(f"candidate {candidate.id!r} shares its {reason} with query {query.id!r}; it must not be evidence")

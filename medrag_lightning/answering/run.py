@@ -1,0 +1,64 @@
+"""An answerer from what a training run left on disk."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from medrag_lightning.answering.answerer import Answerer
+from medrag_lightning.data.images import ImageStore
+from medrag_lightning.data.module import MedragData
+from medrag_lightning.mixture import Fusion
+from medrag_lightning.stages.reader_raft import ReaderRaft
+
+
+def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None) -> Answerer:
+    """The answerer of a run of stage `reader_raft`; builds the evidence store where it is missing.
+
+    Args:
+        config: the run's ``config.yaml``; ``${NAME}`` in it is filled in from the environment, ``${run_folder}`` is its folder.
+        checkpoint: whose weights the reader gets, such as ``checkpoints/best-step=120.ckpt``.
+        fusion: in place of the run's own, such as the one that `validate` tuned.
+
+    Raises:
+        ValueError: a variable is not set, the config is of another stage, or the checkpoint does not fit it.
+    """
+    stage, data = _instantiate(Path(config))
+    stage.load_weights_from(str(checkpoint))
+    data.prepare_data()
+    roots = {root for table in (*data.tables, *data.corpus) for root in table.roots()}
+    return Answerer(
+        data.source,
+        stage.reader,
+        data.documents(),
+        ImageStore(sorted(roots), data.max_pixels),
+        data.evidence_folder(),
+        stage.template,
+        fusion or stage.fusion,
+        stage.evidence,
+        stage.batch_reader.max_new_tokens,
+        stage.batch_reader.closed,
+    )
+
+
+def _instantiate(path: Path) -> tuple[ReaderRaft, MedragData]:
+    variables = {**os.environ, "run_folder": str(path.parent)}
+    text = re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], path, variables), path.read_text(encoding="utf-8"))
+    told = yaml.safe_load(text)
+    if not isinstance(told, dict) or not {"model", "data"} <= set(told):
+        raise ValueError(f"{path}: not the config of a run: it needs the keys model and data")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ReaderRaft, "model", required=True)
+    parser.add_subclass_arguments(MedragData, "data", required=True)
+    made = parser.instantiate_classes(parser.parse_object({"model": told["model"], "data": told["data"]}))
+    return made.model, made.data
+
+
+def _variable(name: str, path: Path, variables: dict[str, str]) -> str:
+    if name not in variables:
+        raise ValueError(f"{path}: the environment variable {name} is not set: export {name}=...")
+    return variables[name]
