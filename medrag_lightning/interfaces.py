@@ -40,8 +40,11 @@ class Table(Protocol):
 class Processor(Protocol):
     """Text and images to model inputs, the only seam for a model family's own format."""
 
-    def encode_prompts(self, prompts: Sequence[Prompt]) -> EncodedPrompts:
-        """P prompts, with the family's chat template and generation prompt, left-padded."""
+    def encode_prompts(self, prompts: Sequence[Prompt], share_images: bool = False) -> EncodedPrompts:
+        """P prompts, with the family's chat template and generation prompt, left-padded.
+
+        With `share_images`, each distinct image is prepared once, for a reader whose image path is not being trained.
+        """
         ...
 
     def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:

@@ -22,6 +22,8 @@ class Family:
         multimodal_rope: positions have three axes and come from ``get_rope_index``.
         token_types: name of the model argument that marks image tokens with 1, or None.
         shared_prefill: tested to give the same scores when several answers continue one cached prompt.
+        answer_tree: tested to give the same scores from one tree of all answers behind a prompt, and from image features that
+            are computed once and handed over.
         unread: modules whose output the forward pass never reads. They are not trained: distributed training refuses
             parameters without a gradient.
     """
@@ -33,18 +35,24 @@ class Family:
     multimodal_rope: bool = False
     token_types: str | None = None
     shared_prefill: bool = False
+    answer_tree: bool = False
     unread: tuple[str, ...] = ()
 
 
-_QWEN = Family("language_model", "visual", ("merger",), "patch", multimodal_rope=True, shared_prefill=True)
+_QWEN = Family("language_model", "visual", ("merger",), "patch", multimodal_rope=True, shared_prefill=True, answer_tree=True)
 
 FAMILIES: dict[str, Family] = {
     # LLaVA reads the hidden states before the vision tower's last norm.
     "llava": Family(
-        "language_model", "vision_tower", ("multi_modal_projector",), shared_prefill=True, unread=("post_layernorm",)
+        "language_model",
+        "vision_tower",
+        ("multi_modal_projector",),
+        shared_prefill=True,
+        answer_tree=True,
+        unread=("post_layernorm",),
     ),
-    "idefics3": Family("text_model", "vision_model", ("connector",), "prompt", shared_prefill=True),
-    "smolvlm": Family("text_model", "vision_model", ("connector",), "prompt", shared_prefill=True),
+    "idefics3": Family("text_model", "vision_model", ("connector",), "prompt", shared_prefill=True, answer_tree=True),
+    "smolvlm": Family("text_model", "vision_model", ("connector",), "prompt", shared_prefill=True, answer_tree=True),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": Family(
@@ -54,6 +62,7 @@ FAMILIES: dict[str, Family] = {
         "patch",
         multimodal_rope=True,
         shared_prefill=True,
+        answer_tree=True,
     ),
     "mistral3": Family("language_model", "vision_tower", ("multi_modal_projector",), shared_prefill=True),
     "gemma3": Family(

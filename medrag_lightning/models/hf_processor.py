@@ -11,6 +11,7 @@ import torch
 from PIL.Image import Image, Resampling, new
 
 from medrag_lightning.batches import EncodedPrompts, Prompt, Role, Segment
+from medrag_lightning.models.prompt_pieces import Pieces, encode_shared, vision_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,21 +49,23 @@ class HfProcessor:
         if date.today().isoformat() in self.render(Prompt((Segment(Role.QUESTION, "x"),))):
             logger.warning("the reader's chat template writes today's date into every prompt; set a system message instead")
         self._tokens_of_size: dict[tuple[int, int], int] = {}
+        self._pieces = Pieces()
 
     @property
     def pad_id(self) -> int:
         """Id of the padding token."""
         return int(self.tokenizer.pad_token_id)
 
-    def encode_prompts(self, prompts: Sequence[Prompt]) -> EncodedPrompts:
+    def encode_prompts(self, prompts: Sequence[Prompt], share_images: bool = False) -> EncodedPrompts:
         """P prompts with the chat template and its generation prompt, left-padded; see `interfaces.Processor`."""
+        if share_images:
+            return encode_shared(self, self._pieces, prompts)
         texts = [self.render(prompt) for prompt in prompts]
         images = [[self.fit(image) for image in prompt.images] for prompt in prompts]
-        inputs = self._call(texts, images)
+        inputs = self.call(texts, images)
         ids_PT, mask_PT = inputs.pop("input_ids"), inputs.pop("attention_mask")
         # Which tokens are images follows from the ids (scoring.py), so the families' copies of that are not carried.
-        vision = {k: v for k, v in inputs.items() if k not in ("mm_token_type_ids", "token_type_ids")}
-        return EncodedPrompts(ids_PT, mask_PT, vision, tuple(len(row) for row in images))
+        return EncodedPrompts(ids_PT, mask_PT, vision_of(inputs), tuple(len(row) for row in images))
 
     def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
         """Ids of each answer as the assistant's turn goes on after the generation prompt, end-of-turn token last."""
@@ -129,7 +132,7 @@ class HfProcessor:
         if size not in self._tokens_of_size:
             message = [{"role": "user", "content": [{"type": "image"}]}]
             text = self._template(message, generation=False)
-            inputs = self._call([text], [[new("RGB", size)]])
+            inputs = self.call([text], [[new("RGB", size)]])
             self._tokens_of_size[size] = int((inputs["input_ids"] == self.image_token_id).sum())
         return self._tokens_of_size[size]
 
@@ -143,15 +146,16 @@ class HfProcessor:
         text: str = self.processor.apply_chat_template(messages, add_generation_prompt=generation, tokenize=False)
         return text
 
-    def _call(self, texts: list[str], images: list[list[Image]]) -> dict[str, Any]:
+    def call(self, texts: Sequence[str], images: Sequence[Sequence[Image]], bare: bool = False) -> dict[str, Any]:
+        """What the stock processor makes of rendered texts and their images; `bare` adds no special tokens."""
         bos = self.tokenizer.bos_token
         settings: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
-        if bos and all(text.startswith(bos) for text in texts):  # the template has written it already
+        if bare or (bos and all(text.startswith(bos) for text in texts)):  # the template has written it already
             settings["add_special_tokens"] = False
         if any(images):
-            settings["images"] = images
+            settings["images"] = [list(row) for row in images]
         with torch.no_grad():
-            return dict(self.processor(text=texts, **settings))
+            return dict(self.processor(text=list(texts), **settings))
 
     def _answer_frame(self) -> tuple[str, int]:
         """What the template puts between the generation prompt and an answer, and the token that ends the turn."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from medrag_lightning.models.families import Family, family_of, never_read
 from medrag_lightning.models.hf_processor import HfProcessor
 from medrag_lightning.models.lora import LoraSettings, add_adapter, train_adapter_only
 from medrag_lightning.models.tiny import Loaded, refuse_contradictions
+from medrag_lightning.models.tree_scoring import supports_tree
+from medrag_lightning.models.vision_cache import Features, VisionCache
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class HfReader(nn.Module):
         freeze: what is not trained. With an adapter it must be `all_but_adapter`, and is so when left out; without one,
             `nothing` is, `vision` keeps the vision tower, and `all_but_adapter` freezes the whole reader.
         gradient_checkpointing: recompute activations in backward; saves memory, costs about a third more time.
+        image_cache_mb: megabytes of image features kept between batches for prompts that share images; 0 keeps none.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class HfReader(nn.Module):
         adapter: LoraSettings | None = None,
         freeze: Freeze | None = None,
         gradient_checkpointing: bool = False,
+        image_cache_mb: int = 512,
     ) -> None:
         super().__init__()
         if adapter is not None and freeze not in (None, "all_but_adapter"):
@@ -54,6 +58,7 @@ class HfReader(nn.Module):
         self.adapter = adapter
         self.freeze: Freeze = freeze or ("nothing" if adapter is None else "all_but_adapter")
         self.gradient_checkpointing = gradient_checkpointing
+        self.vision_cache = VisionCache(image_cache_mb * 1_000_000)
         self.model: nn.Module | None = None
         self._loaded: Loaded | None = None
         self._description: dict[str, Any] = {}
@@ -96,13 +101,23 @@ class HfReader(nn.Module):
     def token_logp(self, prompts: EncodedPrompts, rows: AnswerRows) -> Tensor:
         """Log-probability in nats of every answer token: float32 (R, L), 0 on padding; see scoring.py.
 
-        Differentiable where gradients are on. In evaluation, prompts with several answers run once each, not once a row,
-        in the families where that is tested to be exact (families.py).
+        Differentiable where gradients are on. In evaluation, what prompts, images and answers have in common runs once, as
+        far as that is tested to be exact in the family (families.py): mode `tree`, else `prefill`, else `rows`.
+
+        Raises:
+            RuntimeError: for prompts that share images, while the image path is trained or gradients are on.
         """
         evaluating = not (self.training or torch.is_grad_enabled())
-        shared = evaluating and self.family.shared_prefill and len(rows.ids_RL) > len(prompts.ids_PT)
         with self._computation():
-            logp_RL = scoring.token_logp(self.core, self.family, prompts, rows, "prefill" if shared else "rows")
+            prompts, features = self._images_of(prompts)
+            mode: scoring.ScoringMode = "rows"
+            if evaluating and features is None and self._tree_takes(prompts):
+                features = self.vision_cache.features(self.core, self.family, prompts)
+            if evaluating and self._tree_takes(prompts):
+                mode = "tree"
+            elif evaluating and self.family.shared_prefill and len(rows.ids_RL) > len(prompts.ids_PT):
+                mode = "prefill"
+            logp_RL = scoring.token_logp(self.core, self.family, prompts, rows, mode, features)
         if self.training and torch.is_grad_enabled() and not prompts.vision:
             logp_RL = logp_RL + self._zero_of_vision()
         return logp_RL
@@ -112,7 +127,8 @@ class HfReader(nn.Module):
         """Greedy continuation of each prompt, without the prompt; it may end in end-of-turn and padding tokens."""
         processor = self.processor
         with self._computation():
-            inputs = scoring.model_inputs(self.core, self.family, prompts)
+            prompts, features = self._images_of(prompts)
+            inputs = scoring.model_inputs(self.core, self.family, prompts, features)
             out_PT = self.core.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
@@ -136,6 +152,7 @@ class HfReader(nn.Module):
     def train(self, mode: bool = True) -> HfReader:
         """Training mode for what is trained; frozen parts stay in evaluation mode, so that their dropout stays off."""
         super().train(mode)
+        self.vision_cache.clear()
         if self.model is None:
             return self
         if self.adapter is not None:
@@ -149,8 +166,33 @@ class HfReader(nn.Module):
             _mark_checkpointed(self.model)
         return self
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As any module's; features of the weights before are forgotten."""
+        self.vision_cache.clear()
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _images_of(self, prompts: EncodedPrompts) -> tuple[EncodedPrompts, list[Features] | None]:
+        """The prompts, and the features of the images they share; where a family is not tested for that, pixels again."""
+        if not prompts.image_places:
+            return prompts, None
+        if not self.family.answer_tree:
+            return scoring.unshared(self.family, prompts), None
+        if torch.is_grad_enabled():
+            raise RuntimeError("features of shared images give no gradient: encode with share_images=False, or use no_grad")
+        parts = {self.family.vision, *self.family.projectors}
+        trained = (n for n, p in self.core.named_parameters() if p.requires_grad and parts.intersection(n.split(".")))
+        if self.training and (name := next(trained, None)) is not None:
+            raise RuntimeError(f"{name} is being trained, so image features change: encode with share_images=False")
+        return prompts, self.vision_cache.features(self.core, self.family, prompts)
+
+    def _tree_takes(self, prompts: EncodedPrompts) -> bool:
+        """Images laid out by prompt cannot be told apart unless they are shared."""
+        told_apart = bool(prompts.image_places) or not prompts.vision or self.family.image_layout != "prompt"
+        return told_apart and supports_tree(self.core, self.family)
+
     def _install(self, loaded: Loaded) -> None:
         model = loaded.model
+        self.vision_cache.clear()
         family = family_of(model.config.model_type)
         self._loaded = loaded
         self._description = {**self._settings(), "backbone": self.backbone.describe(loaded)}

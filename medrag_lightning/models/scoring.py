@@ -1,14 +1,16 @@
 """The exact scorer: log p(answer | prompt) in nats, teacher-forced, only the answers' positions through the LM head.
 
 Prompts are left-padded and answers right-padded, so the L positions that predict an answer are the same for every row.
-Positions are given explicitly, so padding never changes a score. Two modes compute the same numbers:
+Positions are given explicitly, so padding never changes a score. Three modes compute the same numbers:
 
 - ``rows``: each row is its prompt and its answer in one sequence. Differentiable; one vision pass a row.
 - ``prefill``: each prompt runs once into a key-value cache, copied for its answers: one vision pass a prompt.
+- ``tree``: as `prefill`, and each image, each shared start of prompts and of answers once (tree_scoring.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,13 +19,20 @@ from torch import Tensor, nn
 
 from medrag_lightning.batches import AnswerRows, EncodedPrompts
 from medrag_lightning.models.families import Family
+from medrag_lightning.models.tree_scoring import TOKENS_PER_PASS, by_tree, chunks, supports_tree
+from medrag_lightning.models.vision_cache import Features, encoder_output, select_images
 from medrag_lightning.models.window import last_layer_window
 
-ScoringMode = Literal["rows", "prefill"]
+ScoringMode = Literal["rows", "prefill", "tree"]
 
 
 def token_logp(
-    model: nn.Module, family: Family, prompts: EncodedPrompts, rows: AnswerRows, mode: ScoringMode = "rows"
+    model: nn.Module,
+    family: Family,
+    prompts: EncodedPrompts,
+    rows: AnswerRows,
+    mode: ScoringMode = "rows",
+    features: Sequence[Features] | None = None,
 ) -> Tensor:
     """Log-probability in nats of every answer token given its prompt and the answer tokens before it.
 
@@ -32,23 +41,45 @@ def token_logp(
         family: its traits.
         prompts: P prompts.
         rows: R answers.
-        mode: `rows` or `prefill`; the latter needs a family with `shared_prefill` and gives no gradient.
+        mode: `rows`; or, without a gradient, `prefill`, which needs a family with `shared_prefill`, or `tree`, which needs
+            one with `answer_tree`.
+        features: of every image in ``prompts.vision``, in order. Needed for prompts that share images, and in mode `tree`.
 
     Returns:
         float32 (R, L); 0 on padding.
     """
-    _check(prompts, rows)
+    _check(prompts, rows, features)
     if mode == "rows":
-        return _by_rows(model, family, prompts, rows)
+        return _by_rows(model, family, prompts, rows, features)
+    if mode == "tree":
+        if features is None or not supports_tree(model, family):
+            raise ValueError("mode 'tree' needs image features, and a reader family and attention it is proven exact for")
+        return by_tree(model, family, prompts, features, rows)
     if not family.shared_prefill:
         raise ValueError("mode 'prefill' is not proven exact for this reader family; use mode 'rows'")
+    logp_RL = torch.zeros(rows.ids_RL.shape, device=rows.ids_RL.device)
     with torch.no_grad():
-        return _by_prefill(model, family, prompts, rows)
+        for index in _asked_by_length(prompts, rows):
+            chosen = torch.tensor(index, device=rows.ids_RL.device)
+            of_part = torch.isin(rows.prompt_of_row_R, chosen).nonzero().squeeze(1)
+            number = torch.zeros(len(prompts.ids_PT), dtype=torch.long, device=chosen.device)
+            number[chosen] = torch.arange(len(index), device=chosen.device)
+            part = AnswerRows(rows.ids_RL[of_part], rows.mask_RL[of_part], number[rows.prompt_of_row_R[of_part]])
+            logp_RL[of_part] = _by_prefill(model, family, _trimmed(select_prompts(family, prompts, index)), part, features)
+    return logp_RL
 
 
-def model_inputs(model: nn.Module, family: Family, prompts: EncodedPrompts) -> dict[str, Any]:
-    """Everything but positions that the model's forward or `generate` takes for `prompts`."""
-    inputs: dict[str, Any] = {"input_ids": prompts.ids_PT, "attention_mask": prompts.mask_PT, **prompts.vision}
+def model_inputs(
+    model: nn.Module, family: Family, prompts: EncodedPrompts, features: Sequence[Features] | None = None
+) -> dict[str, Any]:
+    """Everything but positions that the model's forward or `generate` takes for `prompts`; with `features`, no pixels."""
+    inputs: dict[str, Any] = {"input_ids": prompts.ids_PT, "attention_mask": prompts.mask_PT}
+    if features is None:
+        inputs |= prompts.vision
+    elif images := image_order(prompts):
+        inputs["mm_encoder_outputs"] = {"image": encoder_output([features[i] for i in images])}
+        if "image_grid_thw" in prompts.vision:
+            inputs["image_grid_thw"] = prompts.vision["image_grid_thw"][images]
     types_name = "mm_token_type_ids" if family.multimodal_rope else family.token_types
     if types_name is not None:
         inputs[types_name] = (prompts.ids_PT == image_token_id(model)).long()
@@ -65,14 +96,32 @@ def positions(model: Any, family: Family, prompts: EncodedPrompts) -> Tensor:
     """Position of every prompt token, counted from the first real one: (P, T), or (3, P, T) for multimodal RoPE."""
     if family.multimodal_rope:
         types_PT = (prompts.ids_PT == image_token_id(model)).long()
+        grid = prompts.vision.get("image_grid_thw")
         place_3PT: Tensor = model.model.get_rope_index(
             prompts.ids_PT,
             mm_token_type_ids=types_PT,
-            image_grid_thw=prompts.vision.get("image_grid_thw"),
+            image_grid_thw=grid[image_order(prompts)] if grid is not None and prompts.image_places else grid,
             attention_mask=prompts.mask_PT,
         )[0]
         return place_3PT
     return (prompts.mask_PT.cumsum(-1) - 1).clamp_min(0)
+
+
+def image_order(prompts: EncodedPrompts) -> list[int]:
+    """For every image of every prompt, in reading order, its number in ``prompts.vision``."""
+    if prompts.image_places:
+        return [i for row in prompts.image_places for i in row]
+    return list(range(sum(prompts.images_of_prompt)))
+
+
+def unshared(family: Family, prompts: EncodedPrompts) -> EncodedPrompts:
+    """The same prompts with an image's inputs once for each time it is shown, as the stock model wants them."""
+    if not prompts.image_places:
+        return prompts
+    if family.image_layout == "prompt":
+        raise ValueError("images that are laid out by prompt cannot be repeated; encode with share_images=False")
+    vision = select_images(family, prompts.vision, image_order(prompts))
+    return replace(prompts, vision=vision, image_places=(), image_keys=())
 
 
 def select_prompts(family: Family, prompts: EncodedPrompts, index: list[int]) -> EncodedPrompts:
@@ -81,30 +130,26 @@ def select_prompts(family: Family, prompts: EncodedPrompts, index: list[int]) ->
         return prompts
     chosen = torch.tensor(index, device=prompts.ids_PT.device)
     counts = prompts.images_of_prompt
-    vision = dict(prompts.vision)
-    if vision and family.image_layout == "prompt":
+    vision, places = dict(prompts.vision), prompts.image_places
+    if places:
+        places = tuple(places[p] for p in index)
+    elif vision and family.image_layout == "prompt":
         vision = {name: value[chosen] for name, value in vision.items()}
     elif vision:
         ends = torch.tensor(counts).cumsum(0).tolist()
         images = [i for p in index for i in range(ends[p] - counts[p], ends[p])]
-        vision = {n: v[_places(prompts, n, images, family).to(v.device)] for n, v in vision.items()} if images else {}
+        vision = select_images(family, vision, images)
     taken = tuple(counts[p] for p in index) if counts else ()
     ids_PT, mask_PT = prompts.ids_PT[chosen], prompts.mask_PT[chosen]
-    return replace(prompts, ids_PT=ids_PT, mask_PT=mask_PT, vision=vision, images_of_prompt=taken)
+    return replace(prompts, ids_PT=ids_PT, mask_PT=mask_PT, vision=vision, images_of_prompt=taken, image_places=places)
 
 
-def _places(prompts: EncodedPrompts, name: str, images: list[int], family: Family) -> Tensor:
-    if family.image_layout == "patch" and name == "pixel_values":
-        patches = prompts.vision["image_grid_thw"].prod(-1).cpu()
-        starts = patches.cumsum(0) - patches
-        return torch.cat([torch.arange(int(starts[i]), int(starts[i] + patches[i])) for i in images])
-    return torch.tensor(images)
-
-
-def _by_rows(model: nn.Module, family: Family, prompts: EncodedPrompts, rows: AnswerRows) -> Tensor:
+def _by_rows(
+    model: nn.Module, family: Family, prompts: EncodedPrompts, rows: AnswerRows, features: Sequence[Features] | None
+) -> Tensor:
     prompts = select_prompts(family, prompts, rows.prompt_of_row_R.tolist())
     length, width = prompts.ids_PT.shape[1], rows.ids_RL.shape[1]
-    inputs = model_inputs(model, family, prompts)
+    inputs = model_inputs(model, family, prompts, features)
     place = positions(model, family, prompts)
     fed_RL = rows.ids_RL[:, :-1]  # the last answer token predicts nothing that is scored
     inputs["input_ids"] = torch.cat([prompts.ids_PT, fed_RL], 1)
@@ -119,9 +164,24 @@ def _by_rows(model: nn.Module, family: Family, prompts: EncodedPrompts, rows: An
     return _gathered(logits_RLV, rows.ids_RL, rows.mask_RL)
 
 
-def _by_prefill(model: nn.Module, family: Family, prompts: EncodedPrompts, rows: AnswerRows) -> Tensor:
+def _asked_by_length(prompts: EncodedPrompts, rows: AnswerRows) -> list[list[int]]:
+    """The prompts that have answers, in groups of similar length."""
+    asked = sorted(set(rows.prompt_of_row_R.tolist()))
+    length_P = prompts.mask_PT.sum(1).tolist()
+    return [[asked[i] for i in group] for group in chunks([length_P[p] for p in asked], TOKENS_PER_PASS)]
+
+
+def _trimmed(prompts: EncodedPrompts) -> EncodedPrompts:
+    """Without the columns that are padding in every prompt."""
+    width = int(prompts.mask_PT.sum(1).max())
+    return replace(prompts, ids_PT=prompts.ids_PT[:, -width:], mask_PT=prompts.mask_PT[:, -width:])
+
+
+def _by_prefill(
+    model: nn.Module, family: Family, prompts: EncodedPrompts, rows: AnswerRows, features: Sequence[Features] | None
+) -> Tensor:
     place = positions(model, family, prompts)
-    inputs = model_inputs(model, family, prompts)
+    inputs = model_inputs(model, family, prompts, features)
     first = model(**inputs, position_ids=place, use_cache=True, logits_to_keep=1)
     first_R1 = _gathered(first.logits[rows.prompt_of_row_R], rows.ids_RL[:, :1], rows.mask_RL[:, :1])
     width = rows.ids_RL.shape[1]
@@ -151,7 +211,9 @@ def _gathered(logits_RLV: Tensor, ids_RL: Tensor, mask_RL: Tensor) -> Tensor:
     return logp_RL.masked_fill(~mask_RL, 0.0)
 
 
-def _check(prompts: EncodedPrompts, rows: AnswerRows) -> None:
+def _check(prompts: EncodedPrompts, rows: AnswerRows, features: Sequence[Features] | None) -> None:
+    if prompts.image_places and features is None:
+        raise ValueError("prompts that share images need the features of those images")
     if not bool(prompts.mask_PT[:, -1].all()):
         raise ValueError("prompts must be left-padded: a prompt ends in padding")
     if not bool(rows.mask_RL[:, 0].all()):

@@ -16,7 +16,8 @@ class RaftCollator:
     """Builds prompts and the answers that follow them.
 
     Training: one prompt an example, followed by its gold answer. Evaluation: one prompt a candidate (or one with all of
-    them), each followed by every choice of a closed question, or by the gold answer of an open one.
+    them), each followed by every choice of a closed question, or by the gold answer of an open one; and images that several
+    prompts show are prepared once.
 
     Args:
         processor: the reader's.
@@ -40,12 +41,18 @@ class RaftCollator:
         return ReaderBatch(tuple(example.without_images() for example in examples), parts, tokens)
 
     def _groups(self, plan: Sequence[tuple[int, int, Prompt]], examples: Sequence[Example]) -> list[list[int]]:
-        """Prompts of similar length; in evaluation closed and open questions apart, since only the latter generate."""
+        """Prompts of similar length; in evaluation closed and open questions apart, since only the latter generate.
+
+        Closed questions then make one part: the scorer groups its passes by length itself, and shares more among more prompts.
+        """
         kinds: dict[AnswerType | None, list[int]] = {}
         for i, (place, _, _) in enumerate(plan):
             kinds.setdefault(None if self.training else examples[place].query.answer_type, []).append(i)
         groups: list[list[int]] = []
-        for members in kinds.values():
+        for kind, members in kinds.items():
+            if kind is AnswerType.CLOSED:
+                groups.append(members)
+                continue
             lengths = [self.processor.count_tokens(plan[i][2]) for i in members]
             groups += [[members[j] for j in sorted(group)] for group in split_by_length(lengths)]
         return groups
@@ -62,7 +69,7 @@ class RaftCollator:
     def _part(self, plan: Sequence[tuple[int, int, Prompt]], examples: Sequence[Example]) -> ReaderPart:
         answers = [(row, text) for row, (place, _, _) in enumerate(plan) for text in self._answers(examples[place])]
         return ReaderPart(
-            prompts=self.processor.encode_prompts([prompt for _, _, prompt in plan]),
+            prompts=self.processor.encode_prompts([prompt for _, _, prompt in plan], share_images=not self.training),
             rows=answer_rows(self.processor, answers) if answers else None,
             query_of_prompt=tuple(place for place, _, _ in plan),
             candidate_of_prompt=tuple(candidate for _, candidate, _ in plan),

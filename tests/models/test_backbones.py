@@ -43,13 +43,16 @@ def test_scores_equal_the_plain_computation(family: str, folders: dict[str, Path
     encoded = made.processor.encode_prompts(asked)
     assert encoded.images_of_prompt == (2, 1, 0, 1, 2)
     by_rows = made.token_logp(encoded, rows).detach()
+    shared = made.processor.encode_prompts(asked, share_images=True)
+    assert shared.ids_PT.equal(encoded.ids_PT)
     with torch.no_grad():
-        in_evaluation = made.token_logp(encoded, rows)
+        in_evaluation, with_shared = made.token_logp(encoded, rows), made.token_logp(shared, rows)
     for r, p in enumerate(index):
         ids = rows.ids_RL[r, rows.mask_RL[r]].tolist()
         expected = plain_logp(made, asked[p], ids).detach()
         assert (by_rows[r, : len(ids)] - expected).abs().max() <= 1e-5
         assert (in_evaluation[r, : len(ids)] - expected).abs().max() <= 1e-5
+        assert (with_shared[r, : len(ids)] - expected).abs().max() <= 1e-5
     assert len(made.generate(encoded, 3)) == 5
 
 
@@ -60,7 +63,7 @@ def test_prompt_answer_and_end_tokenise_as_one_string(family: str, folders: dict
     start = processor.encode_prompts([prompt])
     end = processor.tokenizer.convert_ids_to_tokens(processor.end_id)
     for answer, ids in zip(ANSWERS, processor.encode_answers(ANSWERS), strict=True):
-        together = processor._call([processor.render(prompt) + processor._lead + answer + end], [prompt.images])
+        together = processor.call([processor.render(prompt) + processor._lead + answer + end], [prompt.images])
         assert together["input_ids"][0].tolist() == start.ids_PT[0].tolist() + ids
     assert end == {"gemma3": "<end_of_turn>", "smolvlm": "<end_of_utterance>"}.get(family, "</s>")
 

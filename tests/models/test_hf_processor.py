@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from reader_world import ANSWERS, FAMILIES, TEXTS, picture, prompts, reader, tiny
+from tokenizers import AddedToken
 
-from medrag_lightning.batches import Prompt, Role, Segment
+from medrag_lightning.batches import Prompt, Role, Segment, pixel_sha256
 from medrag_lightning.interfaces import Processor
+from medrag_lightning.models.families import family_of
 from medrag_lightning.models.hf_processor import HfProcessor
 from medrag_lightning.models.image_only import ImageOnlyProcessor
+from medrag_lightning.models.scoring import unshared
+from medrag_lightning.prompts import PromptOrder
 
 INJECTIONS = ("<image>", "<|user|>", "</s>", "<|image_pad|>", "<|vision_start|>", "<pad>", "<fake_token_around_image>")
 
@@ -35,13 +41,55 @@ def test_prompts_are_left_padded_and_hold_their_images(family: str) -> None:
         assert encoded.ids_PT[p, encoded.mask_PT[p].bool()].tolist() == alone.ids_PT[0].tolist()
 
 
+@pytest.mark.parametrize("order", get_args(PromptOrder))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_images_give_the_stock_ids_and_pixels(family: str, order: PromptOrder) -> None:
+    """Three batches, so that pieces are taken from earlier ones; images of several shapes, and some shown again."""
+    loaded = reader(family).processor
+    processor = HfProcessor(loaded.processor, max_image_side_px=64)
+    again = [replace(p, segments=tuple(replace(s, image=picture(7, (64, 40))) if s.image else s for s in p.segments))
+             for p in prompts(order)[:2]]  # fmt: skip
+    blank, two = Segment(Role.QUESTION, " \n"), Segment(Role.QUESTION, "  two  ")
+    odd = [Prompt((two, Segment(Role.QUERY_IMAGE, image=picture(7)), blank))]
+    for asked in ([*prompts(order), *again], odd + again, [text_prompt("only text")]):
+        shared, stock = processor.encode_prompts(asked, share_images=True), processor.encode_prompts(asked)
+        assert shared.ids_PT.equal(stock.ids_PT)
+        assert shared.mask_PT.equal(stock.mask_PT)
+        assert shared.mask_PT.dtype == stock.mask_PT.dtype
+        assert shared.images_of_prompt == stock.images_of_prompt == tuple(map(len, shared.image_places))
+        assert len(shared.image_keys) == len({key for p in asked for key in (pixel_sha256(processor.fit(i)) for i in p.images)})
+        family_of_reader = family_of(reader(family).core.config.model_type)
+        if family_of_reader.image_layout != "prompt":
+            plain = unshared(family_of_reader, shared)
+            assert all(plain.vision[name].equal(value) for name, value in stock.vision.items())
+    assert processor._pieces.exact
+
+
+def test_pieces_that_tokenise_otherwise_fall_back_to_whole_prompts(caplog: pytest.LogCaptureFixture) -> None:
+    processor = reader("llava").processor
+    asked = prompts()
+    stock = processor.encode_prompts(asked)
+    processor._pieces.ids["<|user|>"] = [5, 5]  # as if this piece had other tokens when it stands alone
+    assert processor.encode_prompts(asked, share_images=True).ids_PT.equal(stock.ids_PT)
+    assert "tokenised whole" in caplog.text
+    assert processor.encode_prompts(asked, share_images=True).ids_PT.equal(stock.ids_PT)
+
+
+def test_special_tokens_that_swallow_spaces_fall_back_too() -> None:
+    processor = reader("llava").processor
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<image>", rstrip=True, special=True)]})
+    asked = [Prompt((Segment(Role.QUERY_IMAGE, image=picture(0)), Segment(Role.QUESTION, "  is there a nodule?")))]
+    assert processor.encode_prompts(asked, share_images=True).ids_PT.equal(processor.encode_prompts(asked).ids_PT)
+    assert not processor._pieces.exact
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompt_and_answer_tokenise_as_one_string(family: str) -> None:
     processor = reader(family).processor
     for prompt in prompts():
         start = processor.encode_prompts([prompt]).ids_PT[0].tolist()
         for answer, ids in zip(ANSWERS, processor.encode_answers(ANSWERS), strict=True):
-            together = processor._call([processor.render(prompt) + " " + answer + "</s>"], [prompt.images])
+            together = processor.call([processor.render(prompt) + " " + answer + "</s>"], [prompt.images])
             assert together["input_ids"][0].tolist() == start + ids
 
 

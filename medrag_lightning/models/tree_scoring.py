@@ -1,0 +1,252 @@
+"""Mode ``tree`` of the scorer: each image, each shared start of prompts and each shared start of answers is computed once.
+
+A pass reads, for every prompt of a chunk, what follows its shared start (kept as keys and values), and behind it all its
+answers as one tree. Positions count along a branch, and a four-axis mask lets a node see its prompt and its own branch alone,
+so every number is that of the plain computation. Prompts are grouped by length, so that little padding is computed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrag_lightning.batches import AnswerRows, EncodedPrompts, split_by_length
+from medrag_lightning.models.answer_trie import AnswerTrees, answer_trees
+from medrag_lightning.models.families import Family
+from medrag_lightning.models.image_positions import image_positions
+from medrag_lightning.models.shared_prompts import SharedPrompts, Symbols, share
+from medrag_lightning.models.vision_cache import Features, encoder_output
+from medrag_lightning.models.window import last_layer_window
+
+TOKENS_PER_PASS = 8192
+_READ_BACK = 4  # keys and values of shared starts that a pass may copy, in units of TOKENS_PER_PASS
+_LOGITS_PER_PASS = 1 << 27
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Everything that the passes read. `start_P`: column of a prompt's first token. `cut_P`: length of its shared start."""
+
+    model: Any
+    family: Family
+    prompts: EncodedPrompts
+    place: Tensor
+    features: Sequence[Features]
+    places: tuple[tuple[int, ...], ...]
+    image_ends: list[list[int]]
+    trees: AnswerTrees
+    start_P: list[int]
+    cut_P: list[int]
+
+    def images(self, prompt: int, shared: bool) -> list[Features]:
+        """Features of the images in a prompt's shared start, or after it."""
+        inside = sum(end <= self.cut_P[prompt] for end in self.image_ends[prompt])
+        chosen = self.places[prompt][:inside] if shared else self.places[prompt][inside:]
+        return [self.features[i] for i in chosen]
+
+
+def supports_tree(model: Any, family: Family) -> bool:
+    """Whether the family is tested with answer trees, and the attention that is set takes a mask of four axes."""
+    text = model.config.get_text_config()
+    sliding = "sliding_attention" in (getattr(text, "layer_types", None) or ())
+    return family.answer_tree and not sliding and text._attn_implementation in ("sdpa", "eager")
+
+
+@torch.no_grad()
+def by_tree(model: Any, family: Family, prompts: EncodedPrompts, features: Sequence[Features], rows: AnswerRows) -> Tensor:
+    """Log-probability in nats of every answer token, float32 (R, L), 0 on padding.
+
+    Args:
+        model: a Hugging Face image-text-to-text model for which `supports_tree`.
+        family: its traits.
+        prompts: P prompts.
+        features: of every image in ``prompts.vision``.
+        rows: R answers.
+    """
+    work, symbols = _prepared(model, family, prompts, features, rows)
+    asked = sorted(set(rows.prompt_of_row_R.tolist()))
+    shared = share([symbols[p] for p in asked])
+    groups = [SharedPrompts(group.length, tuple(asked[i] for i in group.members)) for group in shared]
+    for group in groups:
+        for prompt in group.members:
+            work.cut_P[prompt] = group.length
+    rows_of: list[list[int]] = [[] for _ in prompts.ids_PT]
+    for row, prompt in enumerate(rows.prompt_of_row_R.tolist()):
+        rows_of[prompt].append(row)
+    logp_RL = torch.zeros(rows.ids_RL.shape, device=rows.ids_RL.device)
+    for chunk in chunks([group.length for group in groups], TOKENS_PER_PASS):
+        some = [groups[i] for i in chunk]
+        cache = _read_shared(work, some)  # (keys and values, mask of their columns)
+        group_of = {p: g for g, group in enumerate(some) for p in group.members}
+        members = list(group_of)
+        for part in chunks(_prices(work, members, max(group.length for group in some)), TOKENS_PER_PASS):
+            chosen = [members[i] for i in part]
+            logits_PNV = _read_rest(work, chosen, cache, [group_of[p] for p in chosen])
+            _gather(logits_PNV, work.trees, rows, [rows_of[p] for p in chosen], logp_RL)
+    return logp_RL.masked_fill_(~rows.mask_RL, 0.0)
+
+
+def _prepared(
+    model: Any, family: Family, prompts: EncodedPrompts, features: Sequence[Features], rows: AnswerRows
+) -> tuple[_Work, list[Symbols]]:
+    counts = prompts.images_of_prompt or (0,) * len(prompts.ids_PT)
+    starts = [0, *accumulate(counts)]
+    places = prompts.image_places or tuple(tuple(range(a, b)) for a, b in pairwise(starts))
+    first_P = (prompts.mask_PT == 0).sum(1).tolist()
+    symbols, ends = _symbols(prompts, int(model.config.image_token_id), features, places, first_P)
+    if family.multimodal_rope:
+        grid_I3 = prompts.vision.get("image_grid_thw")
+        if grid_I3 is not None:
+            grid_I3 = grid_I3[[i for row in places for i in row]]
+        merge = int(model.config.vision_config.spatial_merge_size)
+        place = image_positions(prompts.ids_PT, prompts.mask_PT, int(model.config.image_token_id), grid_I3, merge)
+    else:
+        place = (prompts.mask_PT.cumsum(-1) - 1).clamp_min(0)
+    trees = answer_trees(rows, len(prompts.ids_PT))
+    return _Work(model, family, prompts, place, features, places, ends, trees, first_P, [0] * len(first_P)), symbols
+
+
+def _symbols(
+    prompts: EncodedPrompts,
+    image_id: int,
+    features: Sequence[Features],
+    places: Sequence[Sequence[int]],
+    first_P: Sequence[int],
+) -> tuple[list[Symbols], list[list[int]]]:
+    """Each prompt's real tokens with its images numbered (all between an image's first and last token), and where they end."""
+    ids_PT = prompts.ids_PT.cpu().numpy()
+    made, ends = [], []
+    for ids_T, first, images in zip(ids_PT, first_P, places, strict=True):
+        symbols = ids_T[first:].copy()
+        tokens = np.flatnonzero(symbols == image_id)
+        after = list(accumulate(features[i][0].shape[0] for i in images))
+        if len(tokens) != (after[-1] if after else 0):
+            raise ValueError(f"a prompt has {len(tokens)} image tokens, its images make {after[-1] if after else 0}")
+        for image, begin, end in zip(images, [0, *after], after, strict=False):
+            symbols[tokens[begin] : tokens[end - 1] + 1] = -1 - image
+        made.append(symbols)
+        ends.append([int(tokens[end - 1]) + 1 for end in after])
+    return made, ends
+
+
+def chunks(prices: Sequence[int], limit: int) -> list[list[int]]:
+    """Positions of `prices` in groups of similar price, each of which, padded to its dearest, costs at most `limit`."""
+    if max(prices) == 0:
+        return [list(range(len(prices)))]
+    order = sorted(range(len(prices)), key=lambda i: prices[i])
+    blocks: list[list[int]] = [[]]
+    for i in order:
+        if blocks[-1] and (len(blocks[-1]) + 1) * prices[i] > limit:
+            blocks.append([])
+        blocks[-1].append(i)
+    return [[block[i] for i in group] for block in blocks for group in split_by_length([prices[i] for i in block])]
+
+
+def _prices(work: _Work, members: Sequence[int], shared: int) -> list[int]:
+    """What a prompt costs in its pass, in tokens: those computed, or the keys and values read back, or the logits."""
+    width, nodes = work.prompts.ids_PT.shape[1], work.trees.ids_PN.shape[1]
+    logits = (1 + nodes) * int(work.model.config.get_text_config().vocab_size)
+    least = -(-logits * TOKENS_PER_PASS // _LOGITS_PER_PASS)
+    after = [width - work.start_P[p] - work.cut_P[p] + nodes for p in members]
+    return [max(count, -(-(shared + count) // _READ_BACK), least) for count in after]
+
+
+_Cache = tuple[Any, Tensor]  # keys and values of shared starts, and which of their columns are real
+
+
+def _read_shared(work: _Work, groups: Sequence[SharedPrompts]) -> _Cache | None:
+    width = max(group.length for group in groups)
+    if width == 0:
+        return None
+    prompts, device = work.prompts, work.prompts.ids_PT.device
+    one = [group.members[0] for group in groups]
+    start = torch.tensor([work.start_P[p] for p in one], device=device)[:, None]
+    stop = start + torch.tensor([group.length for group in groups], device=device)[:, None]
+    columns = stop - width + torch.arange(width, device=device)
+    real = columns >= start
+    columns = columns.clamp_min(0)
+    ids = prompts.ids_PT[one].gather(1, columns).where(real, prompts.ids_PT[one, -1:])
+    place = work.place[..., one, :]
+    features = [feature for p in one for feature in work.images(p, shared=True)]
+    with last_layer_window(work.model, work.family, 1):  # of the last layer only keys and values are wanted
+        output = work.model.model(
+            input_ids=ids,
+            attention_mask=real.to(prompts.mask_PT.dtype),
+            position_ids=place.gather(-1, columns.expand(*place.shape[:-1], -1)),
+            use_cache=True,
+            **_images(features),
+        )
+    return output.past_key_values, real
+
+
+def _read_rest(work: _Work, chosen: Sequence[int], shared: _Cache | None, group_of: Sequence[int]) -> Tensor:
+    """Logits (P, 1 + N, V) at the last token of the chosen prompts and at the nodes of their trees."""
+    prompts, trees, index = work.prompts, work.trees, list(chosen)
+    first = [work.start_P[p] + work.cut_P[p] for p in index]
+    width = prompts.ids_PT.shape[1]
+    columns = torch.arange(min(first), width, device=prompts.ids_PT.device)
+    real = columns >= torch.tensor(first, device=columns.device)[:, None]
+    last = prompts.ids_PT[index, -1:]
+    ids = prompts.ids_PT[index, min(first) :].where(real, last)
+    nodes = trees.ids_PN[index]
+    place = work.place[..., index, :]
+    cache, mask = None, _sight(real, trees.sees_PNN[index])
+    if shared is not None:
+        cache = _selected(shared[0], group_of)
+        mask = torch.cat([shared[1][list(group_of)][:, None].expand(-1, mask.shape[1], -1), mask], -1)
+    if work.model.config.get_text_config()._attn_implementation == "eager":
+        mask = torch.zeros_like(mask, dtype=work.model.dtype).masked_fill_(~mask, torch.finfo(work.model.dtype).min)
+    keep = 1 + nodes.shape[1]
+    with last_layer_window(work.model, work.family, keep):
+        output = work.model(
+            input_ids=torch.cat([ids, nodes.where(nodes >= 0, last)], 1),
+            attention_mask=mask[:, None],
+            position_ids=torch.cat([place[..., min(first) :], place[..., -1:] + 1 + trees.depth_PN[index]], -1),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=keep,
+            **_images([feature for p in index for feature in work.images(p, shared=False)]),
+        )
+    logits_PNV: Tensor = output.logits
+    return logits_PNV
+
+
+def _sight(real_PS: Tensor, sees_PNN: Tensor) -> Tensor:
+    """bool (P, S + N, S + N): who sees whom among the rest of the prompts and the nodes. Padding sees itself: a row of nothing
+    would be NaN."""
+    rest, nodes = real_PS.shape[1], sees_PNN.shape[1]
+    sees = torch.ones(rest + nodes, rest + nodes, dtype=torch.bool, device=real_PS.device).tril()
+    sees = sees.repeat(len(real_PS), 1, 1)
+    sees[:, :, :rest] &= real_PS[:, None]
+    sees[:, rest:, rest:] = sees_PNN
+    sees.diagonal(dim1=1, dim2=2).fill_(True)
+    return sees
+
+
+def _selected(cache: Any, index: Sequence[int]) -> Any:
+    """A copy of `cache` with its rows chosen and repeated; the original is read again by other passes."""
+    made = copy.copy(cache)
+    made.layers = [copy.copy(layer) for layer in cache.layers]
+    made.batch_select_indices(torch.tensor(index, device=cache.layers[0].keys.device))
+    return made
+
+
+def _images(features: Sequence[Features]) -> dict[str, Any]:
+    return {"mm_encoder_outputs": {"image": encoder_output(features)}} if features else {}
+
+
+def _gather(logits_PNV: Tensor, trees: AnswerTrees, rows: AnswerRows, rows_of: Sequence[Sequence[int]], out_RL: Tensor) -> None:
+    """Writes log-probabilities of the answers of a pass's prompts to their rows."""
+    logits_PNV = logits_PNV.float()
+    total_PN = logits_PNV.logsumexp(-1)
+    index = [row for of_prompt in rows_of for row in of_prompt]
+    local = torch.tensor([p for p, of_prompt in enumerate(rows_of) for _ in of_prompt], device=out_RL.device)[:, None]
+    slot_RL = trees.slot_RL[index]
+    out_RL[index] = logits_PNV[local, slot_RL, rows.ids_RL[index]] - total_PN[local, slot_RL]

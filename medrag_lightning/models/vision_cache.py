@@ -1,0 +1,141 @@
+"""Features of images, computed once for each distinct image and kept across batches while the weights stay as they are."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medrag_lightning.batches import EncodedPrompts
+from medrag_lightning.models.families import Family
+
+Features = tuple[Tensor, ...]
+"""What the language tower reads of one image: its tokens (T, D), then what later layers add to them (deepstack), if any."""
+
+_IMAGES_PER_PASS = 64
+_SAMPLED_VALUES = 8  # of each weight that can be trained
+
+
+class VisionCache:
+    """The least recently used features go first. Everything goes when a weight of the image path has changed.
+
+    A change is seen by the place in memory and the version counter of every weight; and, since fused optimizers count no
+    version, by a sample of the values of those that can be trained. The reader also clears it with every change of mode.
+
+    Args:
+        max_bytes: of all features kept; 0 keeps none.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must not be negative, got {max_bytes}")
+        self.max_bytes, self.computed = max_bytes, 0
+        self._kept: OrderedDict[str, Features] = OrderedDict()
+        self._bytes = 0
+        self._modules: list[nn.Module] = []
+        self._model: nn.Module | None = None
+        self._stamp: tuple[object, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def clear(self) -> None:
+        """Forgets every image."""
+        self._kept.clear()
+        self._bytes, self._modules, self._model = 0, [], None
+
+    def features(self, model: Any, family: Family, prompts: EncodedPrompts) -> list[Features]:
+        """The features of every image in `prompts.vision`, in order; those with a key are kept."""
+        self._forget_old_weights(model, family)
+        keys = prompts.image_keys
+        if not prompts.vision:
+            return []
+        if not keys:
+            return self._compute(model, family, prompts.vision, None)
+        missing = [i for i, key in enumerate(keys) if key not in self._kept]
+        made: dict[int, Features] = {}
+        for start in range(0, len(missing), _IMAGES_PER_PASS):
+            some = missing[start : start + _IMAGES_PER_PASS]
+            made |= dict(zip(some, self._compute(model, family, prompts.vision, some), strict=True))
+        found = [made[i] if i in made else self._kept[key] for i, key in enumerate(keys)]
+        for key, features in zip(keys, found, strict=True):
+            self._keep(key, features)
+        return found
+
+    def _compute(self, model: Any, family: Family, vision: Mapping[str, Tensor], index: list[int] | None) -> list[Features]:
+        inputs = vision if index is None else select_images(family, vision, index)
+        output = model.get_image_features(**inputs, return_dict=True)
+        parts = [output.pooler_output, *getattr(output, "deepstack_features", ())]
+        # Cloned: a view would keep the features of its whole pass alive.
+        features: list[Features] = [tuple(part.clone() for part in parts_of) for parts_of in zip(*parts, strict=True)]
+        self.computed += len(features)
+        return features
+
+    def _keep(self, key: str, features: Features) -> None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return
+        self._kept[key] = features
+        self._bytes += _size(features)
+        while self._bytes > self.max_bytes:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+
+    def _forget_old_weights(self, model: nn.Module, family: Family) -> None:
+        if model is not self._model:
+            self.clear()
+            names = {family.vision, *family.projectors}
+            self._modules = [m for name, m in model.named_modules() if name.rsplit(".", 1)[-1] in names]
+            self._model = model
+        tensors = [_local(t) for module in self._modules for t in (*module.parameters(), *module.buffers())]
+        trained = [_local(t) for module in self._modules for t in module.parameters() if t.requires_grad]
+        values = torch.cat([_sample(t) for t in trained]).tolist() if trained else []
+        stamp = (*((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors), *values)
+        if stamp != self._stamp:
+            self._kept.clear()
+            self._bytes = 0
+        self._stamp = stamp
+
+
+def encoder_output(features: Sequence[Features]) -> Any:
+    """What ``model(mm_encoder_outputs={"image": ...})`` takes for images whose features are `features`, in reading order."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+    pooled, *deeper = (list(part) for part in zip(*features, strict=True))
+    if deeper:
+        return BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=deeper)
+    return BaseModelOutputWithPooling(pooler_output=pooled)
+
+
+def select_images(family: Family, vision: Mapping[str, Tensor], images: Sequence[int]) -> dict[str, Tensor]:
+    """The image inputs of the images numbered `images`, in that order and as often as named; empty for none."""
+    if not images:
+        return {}
+    chosen = {}
+    for name, value in vision.items():
+        if family.image_layout == "patch" and name == "pixel_values":
+            patches = vision["image_grid_thw"].prod(-1).cpu()
+            starts = patches.cumsum(0) - patches
+            rows = torch.cat([torch.arange(int(starts[i]), int(starts[i] + patches[i])) for i in images])
+        else:
+            rows = torch.tensor(images)
+        chosen[name] = value[rows.to(value.device)]
+    return chosen
+
+
+def _local(tensor: Any) -> Tensor:
+    """What of a weight this process holds, where it is divided among processes."""
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().flatten()
+    return flat[:: max(1, len(flat) // _SAMPLED_VALUES)].float()
+
+
+def _size(features: Features) -> int:
+    return sum(part.numel() * part.element_size() for part in features)
