@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from argparse import ArgumentError
 from pathlib import Path
 
 import yaml
@@ -54,7 +55,11 @@ def _instantiate(path: Path) -> tuple[ReaderRaft, MedragData]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ReaderRaft, "model", required=True)
     parser.add_subclass_arguments(MedragData, "data", required=True)
-    made = parser.instantiate_classes(parser.parse_object({"model": told["model"], "data": told["data"]}))
+    try:
+        parsed = parser.parse_object({"model": told["model"], "data": told["data"]})
+    except ArgumentError as error:
+        raise ValueError(f"{path}: not the config of a run of stage reader_raft: {error.message}") from error
+    made = parser.instantiate(parsed)
     return made.model, made.data
 
 
