@@ -46,6 +46,8 @@ class MedragData(L.LightningDataModule):
         max_train_queries, max_eval_queries: keep the first so many queries of a split, in file order; null for all.
         rivals: other sources by name; `test` reports what the same reader makes of their candidates, beside those of
             `source`. They search the same evidence store, so their passage encoder is the one of `source`.
+        only: keep closed or open questions alone; null for both.
+        pair_tables: image-text pairs for the stage `retriever_contrastive`, where they are not those of the corpus.
         scoring: what the stage `score` scores.
         pairs: how the stage `retriever_contrastive` splits the corpus.
         distillation: which scores the stage `retriever_kl` learns from.
@@ -69,7 +71,9 @@ class MedragData(L.LightningDataModule):
         max_pixels: int = 50_000_000,
         max_train_queries: int | None = None,
         max_eval_queries: int | None = None,
+        only: Literal["closed", "open"] | None = None,
         rivals: dict[str, CandidateSource] | None = None,
+        pair_tables: list[Table] | None = None,
         scoring: ScoringPlan | None = None,
         pairs: PairPlan | None = None,
         distillation: DistillationPlan | None = None,
@@ -79,7 +83,8 @@ class MedragData(L.LightningDataModule):
             raise ValueError("data.tables is empty: name at least one table with questions")
         if len(set(regimes)) != len(regimes):
             raise ValueError(f"data.regimes repeats a regime: {regimes}")
-        self.tables, self.corpus, self.source = tables, corpus, source
+        self.tables, self.corpus, self.source, self.only = tables, corpus, source, only
+        self.pair_tables = list(pair_tables or [])
         self.evidence, self.seed, self.augmentation = evidence, seed, augmentation
         self.regimes = [Regime(name) for name in regimes]
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
@@ -87,6 +92,7 @@ class MedragData(L.LightningDataModule):
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
         self._queries: dict[Split, list[Query]] | None = None
         self._documents: list[Document] = []
+        self._pair_documents: list[Document] = []
         self.rivals, self.scoring, self.pairs, self.distillation = dict(rivals or {}), scoring, pairs, distillation
         if named := set(self.rivals) & {str(regime) for regime in Regime}:
             raise ValueError(f"data.rivals: {sorted(named)} are names of regimes; give other names")
@@ -151,7 +157,7 @@ class MedragData(L.LightningDataModule):
 
     def training_texts(self) -> list[str]:
         """Everything that a training prompt may say; a tiny reader trains its tokenizer on it."""
-        words = [document.text for document in self.documents()]
+        words = [document.text for document in [*self.documents(), *self._pair_documents]]
         for query in self.split_queries(Split.TRAIN):
             words += [query.question, *query.choices, query.answer or ""]
         return words
@@ -199,7 +205,7 @@ class MedragData(L.LightningDataModule):
         stage = self._stage()
         return World(
             queries=self._queries,
-            documents=self._documents,
+            documents=self._pair_documents if self._pair_documents and stage.feed == "pairs" else self._documents,
             retrieved=self._retrieved or {},
             of_rival=self._of_rival,
             open_image=self._image_store(),
@@ -265,9 +271,13 @@ class MedragData(L.LightningDataModule):
         unique_by_id(queries, "data.tables")
         documents = [document for table in self.corpus for document in table.documents()]
         unique_by_id(documents, "data.corpus")
-        self._queries = {s: [q for q in queries if q.split is s][: self.limits[s]] for s in Split}
+        kept = [query for query in queries if self.only in (None, str(query.answer_type))]
+        self._queries = {s: [q for q in kept if q.split is s][: self.limits[s]] for s in Split}
         self._documents = documents
+        self._pair_documents = [document for table in self.pair_tables for document in table.documents()]
+        unique_by_id(self._pair_documents, "data.pair_tables")
 
     def _image_store(self) -> ImageStore:
-        roots: Sequence[Path] = [root for table in [*self.tables, *self.corpus] for root in table.roots()]
+        tables = [*self.tables, *self.corpus, *self.pair_tables]
+        roots: Sequence[Path] = [root for table in tables for root in table.roots()]
         return ImageStore(sorted(set(roots)), max_pixels=self.max_pixels)

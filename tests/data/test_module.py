@@ -90,3 +90,20 @@ def test_candidates_belong_to_their_query(tmp_path):
 
     with pytest.raises(ValueError, match="'other'"):
         module(tmp_path, source=Shuffled).setup("fit")
+
+
+@pytest.mark.parametrize("only", ["closed", "open", None])
+def test_questions_of_one_type_alone(only, tmp_path):
+    served = module(tmp_path, only=only)
+    found = [query.answer_type for split in ("train", "val", "test") for query in served.split_queries(split)]
+    assert set(found) == ({only} if only else {"closed", "open"})
+    assert len(found) == {"closed": 16, "open": 8, None: 24}[only]
+
+
+def test_pairs_may_come_from_other_tables(tmp_path):
+    other = ToyTable(str(tmp_path / "other"), count=8)
+    served = module(tmp_path, pair_tables=[other])
+    served.split_queries("train")
+    assert "it is red" in served.training_texts()
+    assert (tmp_path / "other") in served._image_store().roots
+    assert len(served.documents()) == 24
