@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from medrag_lightning.artifacts import counter_rng
+from medrag_lightning.batches import pixel_sha256
+from medrag_lightning.interfaces import OpenImage
 from medrag_lightning.records import Candidate, Channel, Document, Query, Regime, Retrieved, shares_identity
 
 
@@ -54,6 +56,8 @@ class EvidencePicker:
         mixture: the training mixture.
         one_per_prompt: whether a training prompt shows one candidate (JOMED) or all of them.
         seed: of every draw.
+        open_image: opens images, so that a copy of the query's image under another name is never drawn; null to compare
+            names only. Candidates that were searched are held to this rule by their source.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class EvidencePicker:
         mixture: EvidenceMixture,
         one_per_prompt: bool,
         seed: int,
+        open_image: OpenImage | None = None,
     ) -> None:
         if one_per_prompt and mixture.distractors:
             raise ValueError(
@@ -72,6 +77,7 @@ class EvidencePicker:
         self.documents = list(documents)
         self.by_id = {document.id: document for document in documents}
         self.retrieved, self.mixture, self.one_per_prompt, self.seed = retrieved, mixture, one_per_prompt, seed
+        self.open_image = open_image
 
     def for_training(self, query: Query, sample: int, epoch: int) -> tuple[Candidate, ...]:
         """Evidence of the `sample`-th training prompt of `query` in `epoch`."""
@@ -111,15 +117,21 @@ class EvidencePicker:
     def random_documents(self, query: Query, count: int, draw: int, excluded: set[str]) -> list[Candidate]:
         """`count` distinct legal documents for `query`, none of `excluded` (ids); fewer only if the corpus has no more."""
         picked: list[Candidate] = []
-        taken = set(excluded)
+        taken, shown = set(excluded), self._pixels(query) if count else None
         for place in without_repeats(counter_rng(self.seed, "documents", draw), len(self.documents)):
             if len(picked) >= count:
                 break
             document = self.documents[place]
-            if document.id not in taken and shares_identity(query, document) is None:
+            if document.id in taken or shares_identity(query, document) is not None:
+                continue
+            if shown is None or self._pixels(document) != shown:
                 picked.append(Candidate(document, 0.0, Channel.GIVEN))
                 taken.add(document.id)
         return picked
+
+    def _pixels(self, item: Query | Document) -> str | None:
+        """sha256 of the pixels of an item's image; None without one, or where images are not to be opened."""
+        return None if item.image is None or self.open_image is None else pixel_sha256(self.open_image(item.image))
 
 
 def without_repeats(rng: np.random.Generator, size: int) -> Iterator[int]:

@@ -47,7 +47,8 @@ class World:
     def picker(self, retrieved: Mapping[str, Retrieved] | None = None) -> EvidencePicker:
         """Picks evidence among `retrieved`; by default among what the main source found."""
         found = self.retrieved if retrieved is None else retrieved
-        return EvidencePicker(self.documents, found, self.mixture, self.one_candidate_per_prompt, self.seed)
+        layout, seed = self.one_candidate_per_prompt, self.seed
+        return EvidencePicker(self.documents, found, self.mixture, layout, seed, self.open_image)
 
 
 class Feed(Protocol):

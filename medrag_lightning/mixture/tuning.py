@@ -11,7 +11,7 @@ from medrag_lightning.mixture.answers import Floats, log_softmax
 from medrag_lightning.mixture.fusion import Fusion
 from medrag_lightning.records import AnswerType, Prediction, Regime
 
-TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+TEMPERATURES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 ROUNDS = 200  # of expectation-maximisation
 
 

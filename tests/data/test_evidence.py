@@ -1,9 +1,11 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from medrag_lightning.data.evidence import EvidenceMixture, EvidencePicker
-from medrag_lightning.records import Candidate, Channel, Document, Query, Regime, Retrieved
+from medrag_lightning.records import Candidate, Channel, Document, ImageRef, Query, Regime, Retrieved
 
 DOCUMENTS = [Document(f"d{n}", f"report {n}", patient_id=f"p{n}") for n in range(20)]
 QUERY = Query("q", "?", patient_id="p19", relevant_ids=("d0",), poison_ids=("d7",))
@@ -66,6 +68,26 @@ def test_regimes():
     assert len(set(random)) == 4
     assert "d19" not in random
     assert random == ids(picker().for_regime(QUERY, Regime.RANDOM))
+
+
+def test_a_copy_of_the_querys_image_under_another_name_is_never_drawn():
+    grey = {ref: Image.new("RGB", (4, 4), (n, n, n)) for n in range(20) if (ref := ImageRef(f"{n}.png"))}
+    grey[ImageRef("q.png")] = grey[ImageRef("5.png")].copy()
+    pictured = [replace(document, image=ImageRef(f"{n}.png")) for n, document in enumerate(DOCUMENTS)]
+    query, opened = replace(QUERY, image=ImageRef("q.png")), []
+
+    def open_image(ref):
+        opened.append(ref)
+        return grey[ref]
+
+    mixture, found = EvidenceMixture(distractors=3, no_evidence_share=0.0), {"q": FOUND}
+    pick = EvidencePicker(pictured, found, mixture, False, seed=0, open_image=open_image)
+    assert "d5" not in ids(pick.random_documents(query, 20, draw=0, excluded=set()))
+    assert len(pick.random_documents(query, 20, draw=0, excluded=set())) == 18, "nor that of the same patient"
+    assert all("d5" not in ids(pick.for_training(query, 0, epoch)) for epoch in range(30))
+    opened.clear()
+    assert pick.for_regime(query, Regime.NONE) == ()
+    assert not opened
 
 
 def test_random_evidence_stops_where_the_corpus_ends():
