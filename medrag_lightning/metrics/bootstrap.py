@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ Statistic = Callable[[Floats], Floats]
 
 BIASED = "its value lies outside its interval: biased at this sample size (ECE is, upwards)"
 CHUNK_ELEMENTS = 8_000_000  # weights held at a time: 64 MB
+KEPT_ELEMENTS = 4_000_000  # weights kept for the next number: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +95,12 @@ class Bootstrap:
         return Metric(value, float(low), float(high), n, "" if low <= value <= high else BIASED)
 
     def weights(self, clusters_N: Sequence[str]) -> Iterator[Floats]:
-        """Item weights of the resamples, in chunks (F, N). Each draws all clusters once, with replacement."""
-        _, cluster_of_N = np.unique(np.asarray(clusters_N, dtype=str), return_inverse=True)
-        groups = int(cluster_of_N.max()) + 1
-        rng = np.random.default_rng(self.seed)
-        chunk = max(1, CHUNK_ELEMENTS // max(groups, len(clusters_N)))
-        for start in range(0, self.resamples, chunk):
-            rows = min(chunk, self.resamples - start)
-            drawn = rng.integers(0, groups, size=(rows, groups)) + np.arange(rows)[:, None] * groups
-            counts = np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups)
-            yield counts[:, cluster_of_N].astype(np.float64)
+        """Item weights of the resamples, in chunks (F, N), read only. Each draws all clusters once, with replacement."""
+        clusters = tuple(clusters_N)
+        if self.resamples * len(clusters) <= KEPT_ELEMENTS:
+            yield _kept_weights(self.resamples, self.seed, clusters)
+        else:
+            yield from _draw_weights(self.resamples, self.seed, clusters)
 
     def paired_difference(self, a_N: Sequence[float], b_N: Sequence[float], clusters_N: Sequence[str]) -> Metric:
         """Mean of a minus mean of b over the same items, both resampled alike."""
@@ -110,6 +108,25 @@ class Bootstrap:
             lengths = f"{len(a_N)}, {len(b_N)} and {len(clusters_N)} clusters"
             raise ValueError(f"paired values must have one length, got {lengths}")
         return self.metric(weighted_mean(np.subtract(a_N, b_N, dtype=np.float64)), clusters_N)
+
+
+def _draw_weights(resamples: int, seed: int, clusters_N: tuple[str, ...]) -> Iterator[Floats]:
+    _, cluster_of_N = np.unique(np.asarray(clusters_N, dtype=str), return_inverse=True)
+    groups = int(cluster_of_N.max()) + 1
+    rng = np.random.default_rng(seed)
+    chunk = max(1, CHUNK_ELEMENTS // max(groups, len(clusters_N)))
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        drawn = rng.integers(0, groups, size=(rows, groups)) + np.arange(rows)[:, None] * groups
+        counts = np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups)
+        yield counts[:, cluster_of_N].astype(np.float64)
+
+
+@lru_cache(maxsize=1)  # many numbers in a row are of the same items
+def _kept_weights(resamples: int, seed: int, clusters_N: tuple[str, ...]) -> Floats:
+    weights_FN = np.concatenate(list(_draw_weights(resamples, seed, clusters_N)))
+    weights_FN.flags.writeable = False
+    return weights_FN
 
 
 def paired_bootstrap(

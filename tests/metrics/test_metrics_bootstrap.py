@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from medrag_lightning.metrics import Bootstrap, macro_f1, paired_bootstrap, weighted_mean
+from medrag_lightning.metrics import Bootstrap, bootstrap, macro_f1, paired_bootstrap, weighted_mean
 
 
 def ids(n):
@@ -99,3 +99,12 @@ def test_macro_f1_interval_equals_a_loop_over_sklearn():
 def test_bad_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
         Bootstrap(**{field: value})
+
+
+def test_kept_weights_are_those_that_would_be_drawn(monkeypatch):
+    clusters = [f"p{i // 3}" for i in range(30)]
+    kept = np.concatenate(list(Bootstrap(resamples=100).weights(clusters)))
+    monkeypatch.setattr(bootstrap, "KEPT_ELEMENTS", 0)
+    monkeypatch.setattr(bootstrap, "CHUNK_ELEMENTS", 30 * 100)
+    np.testing.assert_array_equal(np.concatenate(list(Bootstrap(resamples=100).weights(clusters))), kept)
+    assert (kept[:, ::3] == kept[:, 1::3]).all()
