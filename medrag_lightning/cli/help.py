@@ -83,14 +83,14 @@ usage: python -m medrag_lightning {verb} -c runs/NAME-001/config.yaml --ckpt_pat
         }.items()
     },
     "index": """\
-usage: python -m medrag_lightning index --store FOLDER [--kind flat|fast|hnsw|ivfpq]
+usage: python -m medrag_lightning index --store FOLDER [--kind flat|bf16|hnsw|ivfpq]
        python -m medrag_lightning index -c FILE [-c FILE ...] [--KEY VALUE ...]
 
 Builds the search index of an evidence store.
 
   --store FOLDER   the store, as fit or predict wrote it
-  --kind KIND      flat: exact (default). fast: half the time and half the memory, neighbours missed in 1 of 1000.
-                   hnsw: for a million, about 1 in 100 neighbours missed. ivfpq: small, for many millions
+  --kind KIND      flat: exact (default). bf16: from half the memory, fewer than 1 in 1000 neighbours missed, no
+                   file to build. hnsw: for a million documents, about 1 in 100 neighbours missed. ivfpq: for many millions
   -c FILE          a configuration whose data.source searches: its store is made of the vectors that `predict` with
                    stages/embed left (or embedded here, if there are none), then indexed as data.source says
 """,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medrag_lightning.cli.outcome import tell
 
-KINDS = {"flat": "flat", "hnsw": "hnsw", "ivfpq": "ivf_pq", "ivf_pq": "ivf_pq"}
+KINDS = {"flat": "flat", "bf16": "bf16", "hnsw": "hnsw", "ivfpq": "ivf_pq", "ivf_pq": "ivf_pq"}
 
 
 def run_index(arguments: Sequence[str]) -> None:

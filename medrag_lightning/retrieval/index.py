@@ -1,4 +1,4 @@
-"""Nearest vectors by FAISS: flat (exact), HNSW or IVF-PQ; always k different rows, in one order for one question.
+"""Nearest vectors: flat (exact), bfloat16, HNSW or IVF-PQ; always k different rows, in one order for one question.
 
 torch is imported before faiss, and nothing here is searched inside loader workers: two OpenMP runtimes and a fork deadlock.
 """
@@ -18,16 +18,19 @@ import faiss  # isort: skip
 
 from medrag_lightning.artifacts import atomic_write, fingerprint
 from medrag_lightning.records import Document
+from medrag_lightning.retrieval.half_pass import HalfPass, has_instructions
+from medrag_lightning.retrieval.rescoring import best, exact_scores
 from medrag_lightning.retrieval.shards import merge_shards, shards_complete
 from medrag_lightning.retrieval.store import SIDES, EvidenceStore, Side, Vectors, VectorType
 
-SLACK = 1e-5  # more than float32 sums of products of unit vectors ever differ by
-QUERY_CHUNK, ROW_CHUNK = 1024, 16384
+SLACK = 1e-5  # more than float32 sums of products of unit vectors ever differ by, for a query of length 1
+QUERY_CHUNK = 1024
 # Queries times width from which FAISS multiplies matrices. Its own 128,000 costs 9 times the time at 8 to 500 queries; that
 # sums then differ in the last bits does not matter here, scores are computed again.
 faiss.cvar.distance_compute_blas_threshold = 2048
 _SETTINGS = {
     "flat": {},
+    "bf16": {},
     "hnsw": {"hnsw_links": 32, "hnsw_build_depth": 80, "hnsw_search_depth": 128},
     "ivf_pq": {"ivf_lists": 256, "ivf_probes": 16, "pq_bytes": 32},
 }
@@ -38,13 +41,15 @@ class IndexConfig:
     """Which index, and its settings; a setting of another kind than `kind` is refused. Null: the default in brackets.
 
     Args:
-        kind: ``flat`` is exact; ``hnsw`` is a graph, for a million documents; ``ivf_pq`` packs vectors, for many millions.
+        kind: ``flat`` is exact; ``bf16`` looks at a copy in half the memory first, misses less than one neighbour in a
+            thousand and writes no file; ``hnsw`` is a graph, for a million documents; ``ivf_pq`` packs vectors, for many
+            millions.
         hnsw_links: links of a node [32]. hnsw_build_depth, hnsw_search_depth: efConstruction [80] and efSearch [128].
         ivf_lists: clusters [256, at most one for 39 vectors]. ivf_probes: clusters searched [16].
         pq_bytes: bytes of a packed vector [32]; must divide the width of the vectors.
     """
 
-    kind: Literal["flat", "hnsw", "ivf_pq"] = "flat"
+    kind: Literal["flat", "bf16", "hnsw", "ivf_pq"] = "flat"
     hnsw_links: int | None = None
     hnsw_build_depth: int | None = None
     hnsw_search_depth: int | None = None
@@ -76,14 +81,19 @@ class VectorIndex:
     """An index over the vectors of one side of a store.
 
     Scores are computed again from the stored vectors in float64, so that order and ties (lower row first) do not depend on
-    the kind of index, the number of threads or what else is asked at the same time. A flat index is exact.
+    the kind of index, the number of threads or what else is asked at the same time. A flat index is exact, whether FAISS or
+    the first pass in bfloat16 made the shortlist; the latter is 1.5 times as fast for many queries.
     """
 
     def __init__(self, vectors: Vectors, config: IndexConfig, path: Path | None = None) -> None:
         """Reads the index from `path` if it is there, else builds it (and writes it to `path` if one is given)."""
         self.vectors, self.config = vectors, config
+        self._half: HalfPass | None = None
         if not len(vectors):
             raise ValueError("an index needs at least one vector")
+        if config.kind == "bf16":
+            self._half = HalfPass(vectors)
+            return
         if path is not None and path.is_file():
             self._index = _read(path, config)
         else:
@@ -111,25 +121,37 @@ class VectorIndex:
         return scores, rows
 
     def _search_chunk(self, query_BD: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        half = self._first_pass(len(query_BD), k)
+        if half is not None:
+            found = []
+            for part, who, row in half.shortlists(query_BD, k, certain=self.config.kind == "flat"):
+                asked = query_BD[part]
+                found.append(best(who, row, exact_scores(asked, self.vectors, who, row), len(asked), k))
+            return np.concatenate([scores for scores, *_ in found]), np.concatenate([rows for _, rows, _ in found])
         fetch = min(len(self), k + 16)
         rough_BF, rows_BF = self._index.search(query_BD, fetch)
-        scores, rows = np.empty((len(query_BD), k), np.float32), np.empty((len(query_BD), k), np.int64)
-        for place, (query, found) in enumerate(zip(query_BD, rows_BF, strict=True)):
-            found = np.sort(found[found >= 0])
-            exact = _scores(query, self.vectors[found])
-            order = np.lexsort((found, -exact))[:k]
-            # Flat: whatever was not fetched scores at most the last rough score, so a clear k-th score settles the matter.
-            open_end = self.config.kind == "flat" and fetch < len(self) and len(order) == k
-            if len(order) < k or (open_end and exact[order[-1]] <= rough_BF[place, -1] + SLACK):
-                scores[place], rows[place] = self._scan(query, k)
-            else:
-                scores[place], rows[place] = exact[order], found[order]
+        rows_BF.sort(axis=1)
+        who, place = np.nonzero(rows_BF >= 0)
+        row = rows_BF[who, place]
+        scores, rows, good = best(who, row, exact_scores(query_BD, self.vectors, who, row), len(query_BD), k)
+        if self.config.kind == "flat" and fetch < len(self):
+            # Whatever was not fetched scores at most the last rough score, so a clear k-th score settles the matter.
+            good &= scores[:, -1] > rough_BF[:, -1] + SLACK * np.linalg.norm(query_BD, axis=1)
+        for number in np.flatnonzero(~good):
+            scores[number], rows[number] = self._scan(query_BD[number], k)
         return scores, rows
+
+    def _first_pass(self, queries: int, k: int) -> HalfPass | None:
+        """The bfloat16 copy, where it is asked for, or where it makes an exact search faster; made when first needed."""
+        if self.config.kind == "flat" and has_instructions() and HalfPass.pays(len(self), queries, k):
+            self._half = self._half or HalfPass(self.vectors)
+            return self._half
+        return self._half if self.config.kind == "bf16" else None
 
     def _scan(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The exact answer without the index: for ties that reach beyond what was fetched, and where too few were found."""
-        starts = range(0, len(self), ROW_CHUNK)
-        exact = np.concatenate([_scores(query, self.vectors[start : start + ROW_CHUNK]) for start in starts])
+        everything = np.arange(len(self))
+        exact = exact_scores(query[None], self.vectors, np.zeros_like(everything), everything)
         order = np.argsort(-exact, kind="stable")[:k]
         return exact[order], order
 
@@ -158,7 +180,9 @@ def build_index(
     documents: Sequence[Document] | None = None,
     dtype: VectorType = "float32",
 ) -> list[Path]:
-    """Builds the index of every side that has vectors; gives the files. Finished shards are merged into a store first.
+    """Builds the index of every side that has vectors; gives the files that there are.
+
+    Finished shards are merged into a store first.
 
     Args:
         store_folder: the store's folder, or one that `predict` has filled with shards.
@@ -177,12 +201,7 @@ def build_index(
     sides = [side for side in SIDES if len(store.vectors[side])]
     for side in sides:
         open_index(store, side, config)
-    return [index_path(store, side, config) for side in sides]
-
-
-def _scores(query: NDArray[np.float32], vectors_ND: Vectors) -> NDArray[np.float32]:
-    """Inner products summed in float64, as float32; equal rows give equal scores, wherever they stand."""
-    return np.asarray(np.einsum("nd,d->n", vectors_ND.astype(np.float64), query.astype(np.float64)), np.float32)
+    return [path for side in sides if (path := index_path(store, side, config)).is_file()]
 
 
 def _build(vectors: Vectors, config: IndexConfig) -> Any:

@@ -54,7 +54,43 @@ def test_answers_do_not_depend_on_company():
     np.testing.assert_array_equal(rows[:40], np.concatenate([r for _, r in alone]))
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf_pq"])
+@pytest.fixture(params=[False, True], ids=["faiss first", "bfloat16 first"])
+def half(request, monkeypatch):
+    """Whether a flat search makes its shortlist in bfloat16, on whatever machine."""
+    monkeypatch.setattr("medrag_lightning.retrieval.index.has_instructions", lambda: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("spread", [1.0, 0.01, 0.0])
+def test_flat_equals_numpy_whoever_makes_the_shortlist(half, spread, dtype):
+    """Also where all scores lie within what bfloat16 can tell apart, or are equal; queries of any length."""
+    rng = np.random.default_rng(5)
+    vectors = (unit(1, 48, seed=1) + spread * unit(3000, 48)).astype(dtype)
+    vectors[::3] = vectors[1]
+    queries = (unit(40, 48, seed=2) * rng.uniform(0.01, 30, (40, 1))).astype(np.float32)
+    index = VectorIndex(vectors, IndexConfig())
+    scores, rows = index.search(queries, 7)
+    expected_scores, expected_rows = reference(queries, vectors, 7)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(scores, expected_scores)
+    assert (index._half is not None) == half
+    alone = [index.search(query[None], 7) for query in queries]  # too few for the first pass
+    np.testing.assert_array_equal(rows, np.concatenate([r for _, r in alone]))
+    np.testing.assert_array_equal(scores, np.concatenate([s for s, _ in alone]))
+
+
+def test_the_bfloat16_kind_misses_next_to_nothing_and_writes_no_file(tmp_path):
+    vectors, queries = unit(9000, 64, clusters=30), unit(50, 64, seed=0, clusters=30)
+    path = tmp_path / "index.faiss"
+    scores, rows = VectorIndex(vectors, IndexConfig("bf16"), path).search(queries, 50)
+    expected_scores, expected = reference(queries, vectors, 50)
+    assert np.mean(np.isin(rows + 9000 * np.arange(50)[:, None], expected + 9000 * np.arange(50)[:, None])) >= 0.999
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-4)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["flat", "bf16", "hnsw", "ivf_pq"])
 def test_more_than_there_are_gives_each_once(kind):
     vectors = unit(50)
     scores, rows = VectorIndex(vectors, IndexConfig(kind, **({"pq_bytes": 8} if kind == "ivf_pq" else {}))).search(unit(3), 99)
@@ -118,7 +154,7 @@ def test_settings_that_would_be_ignored_are_refused():
         IndexConfig(hnsw_links=8)
     with pytest.raises(ValueError, match="ivf_probes must be at least 1"):
         IndexConfig("ivf_pq", ivf_probes=0)
-    with pytest.raises(ValueError, match="choose one of flat, hnsw, ivf_pq"):
+    with pytest.raises(ValueError, match="choose one of flat, bf16, hnsw, ivf_pq"):
         IndexConfig("tree")
     with pytest.raises(ValueError, match="pq_bytes=7 does not divide"):
         VectorIndex(unit(100), IndexConfig("ivf_pq", pq_bytes=7))
