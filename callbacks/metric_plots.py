@@ -20,9 +20,10 @@ from medrag_lightning.metrics import Account, by_system, closed_calibration, led
 Curve = tuple[list[int], list[float]]
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8a8a8a"
 LOWER_IS_BETTER = re.compile(r"loss|ece|invalid|nll|perplexity|error")
-SHARES = re.compile(r"accuracy|f1|recall|precision|exact|invalid|ece")
+SHARES = re.compile(r"accuracy|f1|recall|precision|exact|invalid|ece|mrr")
 SHOWN = ("retrieved", "no retrieval")  # in the reliability diagram, where there are these
-ACRONYMS = {"f1": "F1", "ece": "ECE", "nll": "NLL"}
+ACRONYMS = {"f1": "F1", "ece": "ECE", "nll": "NLL", "mrr": "MRR"}
+LOSS_UNIT = "answer NLL (nats per token)"  # of a stage that names no `loss_unit` of its own
 
 
 class MetricPlots(L.Callback):
@@ -50,8 +51,9 @@ class MetricPlots(L.Callback):
             rank_zero_warn("MetricPlots found no metrics.csv: add callbacks.csv_logger.AppendingCSVLogger to trainer.logger")
             return
         curves = read_curves(path)
+        unit = str(getattr(pl_module, "loss_unit", LOSS_UNIT))
         if any("loss" in name for name in curves):
-            write_bytes(self._folder(trainer) / "loss.png", draw_loss(curves, self.smoothing))
+            write_bytes(self._folder(trainer) / "loss.png", draw_loss(curves, self.smoothing, unit))
         for name, curve in curves.items():
             if name.startswith("val/") and name != "val/loss":
                 file = re.sub(r"[^\w]+", "_", name) + ".png"
@@ -108,7 +110,7 @@ def smoothed(values: Sequence[float], weight: float) -> list[float]:
     return out
 
 
-def draw_loss(curves: dict[str, Curve], smoothing: float) -> bytes:
+def draw_loss(curves: dict[str, Curve], smoothing: float, unit: str = LOSS_UNIT) -> bytes:
     """Training loss, raw and smoothed, and validation loss with its minimum marked; PNG bytes."""
     figure, axes = _figure()
     if "train/loss" in curves:
@@ -119,7 +121,7 @@ def draw_loss(curves: dict[str, Curve], smoothing: float) -> bytes:
         axes.plot(steps, smoothed(values, weight), color=BLUE, linewidth=1.8, label=label)
     if "val/loss" in curves:
         _points(axes, curves["val/loss"], "validation", lower_is_better=True)
-    axes.set(xlabel="optimizer step", ylabel="answer NLL (nats per token)", title="Loss")
+    axes.set(xlabel="optimizer step", ylabel=unit, title="Loss")
     axes.set_ylim(bottom=0)
     axes.legend(framealpha=0.85, edgecolor="none", fontsize=9)
     return _png(figure)

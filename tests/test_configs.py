@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from medrag_lightning.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent / "models"))
 from reader_folders import FOLDERS
+from test_dual_encoder import save_dual_encoder
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TINY = "model.init_args.reader.init_args.backbone"
@@ -26,10 +28,11 @@ def small() -> list[str]:
 
 def test_every_file_is_tested_here():
     known = {"base.yaml", "smoke.yaml"}
-    folders = {"data", "readers", "stages", "recipes"}
+    folders = {"data", "readers", "retrievers", "stages", "recipes"}
     found = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
     assert all(name in known or name.split("/")[0] in folders for name in found)
-    assert names("stages") == ["embed", "reader_raft", "score"], "a new stage needs a run of its own here"
+    stages = {"embed", "reader_raft", "retriever_contrastive", "retriever_kl", "retriever_kl_jomed", "score"}
+    assert set(names("stages")) <= stages, "a new stage needs a run of its own here"
 
 
 def test_the_default_runs_one_step(tmp_path, monkeypatch):
@@ -74,6 +77,22 @@ def test_the_scoring_stage_makes_a_table_with_the_weights_of_a_reader(tmp_path, 
     assert not list(Path("runs").rglob("predict.jsonl"))
 
 
+@pytest.mark.parametrize("name", ["tiny_towers", *names("retrievers")])
+def test_retrievers_train_a_step(name, tmp_path, monkeypatch):
+    """With the preset's own settings; a folder of random weights stands for the hub."""
+    monkeypatch.chdir(tmp_path)
+    encoder = "model.init_args.encoder"
+    command = ["-c", "data/minihospital", "-c", "stages/retriever_contrastive", "--data.init_args.pairs.test_share=0.02"]
+    command += ["--data.init_args.batch_size=8"] + ["-c", f"retrievers/{name}"] * (name in names("retrievers"))
+    if name == "clip":
+        save_dual_encoder("clip", tmp_path / "weights")
+        command += [f"--{encoder}.init_args.name={tmp_path / 'weights'}"]
+    if name == "tiny_clip":
+        command += [f"--{encoder}.init_args.{key}={value}" for key, value in {"hidden": 32, "layers": 1}.items()]
+    main(["fit", *command, "--trainer.max_steps=1", "--trainer.limit_val_batches=1"])
+    assert list(Path("runs").glob("*-001/retrieval.json"))
+
+
 @pytest.mark.parametrize("name", names("readers"))
 def test_reader_presets_run_one_step(name, tmp_path, monkeypatch):
     """With the preset's own settings, on a folder of random weights of its family in place of the hub's."""
@@ -93,3 +112,21 @@ def test_a_hub_name_without_a_network_is_told_plainly(tmp_path, monkeypatch, cap
         main(["fit", "-c", "data/minihospital", "-c", "stages/reader_raft", "-c", "readers/llava", *ONE_STEP])
     assert ending.value.code == 2
     assert "llava-hf/llava" in capsys.readouterr().err
+
+
+def test_a_retriever_learns_from_scores_and_searches(tmp_path, monkeypatch):
+    """Stage score, stage retriever_kl for the text head, then with JOMED's numbers for the image head, from the first."""
+    monkeypatch.chdir(tmp_path)
+    search = "data.init_args.source.init_args"
+    few = [*ONE_STEP[1:], *(f"--{search}.per_channel.image_to_{side}=4" for side in ("image", "text"))]
+    shared = ["-c", "data/minihospital", "-c", "stages/retriever_kl"]
+    main(["predict", *shared, "-c", "stages/score", *few, *small()])
+    main(["fit", *shared, *few, "--trainer.max_epochs=1"])
+    (text,) = Path("runs").glob("retriever_kl-001/checkpoints/best-*.ckpt")
+    image = ["--model.init_args.heads.init_args.sides=[image]", f"--model.init_args.init_from={text}", "--trainer.max_epochs=1"]
+    main(["fit", *shared, "-c", "stages/retriever_kl_jomed", *few, *image])
+    (best,) = Path("runs").glob("retriever_kl_jomed-001/checkpoints/best-*.ckpt")
+    saved = torch.load(best, weights_only=True)
+    assert saved["medrag"]["description"]["t_score"] == 1.0
+    assert {name.split(".")[2] for name in saved["state_dict"]} == {"image"}
+    assert saved["optimizer_states"][0]["param_groups"][0]["weight_decay"] == 1.0

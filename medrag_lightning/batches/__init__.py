@@ -22,7 +22,7 @@ from medrag_lightning.batches.reading import (
     Segment,
     split_by_length,
 )
-from medrag_lightning.batches.retrieval import CandidatePool, DistillExample, Embedded, EmbedItem, Pair, pixel_sha256
+from medrag_lightning.batches.retrieval import CandidatePool, DistillExample, Embedded, EmbedItem, Pair, PairBatch, pixel_sha256
 
 __all__ = [
     "AnswerRows",
@@ -33,6 +33,7 @@ __all__ = [
     "EncodedPrompts",
     "Example",
     "Pair",
+    "PairBatch",
     "Prompt",
     "ReaderBatch",
     "ReaderPart",

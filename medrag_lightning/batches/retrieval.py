@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
+from torch import Tensor
 
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches.reading import Example
@@ -39,6 +40,37 @@ class Pair:
     image: Image
     text_key: str
     image_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """B pairs as an encoder's inputs.
+
+    Attributes:
+        documents: where they come from.
+        image, text: what `DualEncoder.image_inputs` and `.text_inputs` gave.
+        key_B2: int64 image key and text key of each pair; equal keys mark duplicates.
+    """
+
+    documents: tuple[Document, ...]
+    image: Mapping[str, Tensor]
+    text: Mapping[str, Tensor]
+    key_B2: Tensor
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
+        """A copy on `device`."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PairBatch:
+        """A copy in page-locked memory."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
+        image, text = ({name: change(value) for name, value in side.items()} for side in (self.image, self.text))
+        return PairBatch(self.documents, image, text, change(self.key_B2))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,37 +1,114 @@
-"""Image-text pairs of the corpus."""
+"""Image-text pairs of the corpus, for a stage that trains a retriever on them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset
+
+from medrag_lightning.artifacts import counter_rng, fingerprint
+from medrag_lightning.batches import Pair, pixel_sha256
 from medrag_lightning.data.augment import Augmentation
 from medrag_lightning.data.feeds import World
+from medrag_lightning.data.pair_split import KeyedDocument as KeyedDocument
+from medrag_lightning.data.pair_split import PairPlan as PairPlan
+from medrag_lightning.data.pair_split import split_pairs
+from medrag_lightning.data.sampler import SampleKey
+from medrag_lightning.interfaces import OpenImage
+from medrag_lightning.records import Document, ImageRef, Split
 
-
-@dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
-class PairPlan:
-    """Image-text pairs of the corpus."""
+logger = logging.getLogger(__name__)
+_pixels: dict[tuple[str, int], str] = {}  # of image files as they were at a time: three loaders ask for the same ones
 
 
 class PairFeed:
-    """Image-text pairs of the corpus."""
+    """The documents that have an image and a text, split as the plan says."""
 
     def __init__(self, world: World, plan: PairPlan, augmentation: Augmentation | None) -> None:
-        self.world, self.plan = world, plan
+        self.world, self.plan, self.augmentation = world, plan, augmentation
+        pairs = [_keyed(document, world.open_image) for document in _chosen(world.documents, plan)]
+        self.splits = split_pairs(pairs, plan)
+        texts = {pair.text_key for pair in self.splits[Split.TRAIN]}
+        seen = sum(pair.text_key in texts for pair in self.splits[Split.TEST])
+        counts = ", ".join(f"{len(members)} {split}" for split, members in self.splits.items())
+        logger.info("image-text pairs: %s; the texts of %d test pairs also stand in training pairs", counts, seen)
 
-    def training(self) -> Any:
-        """Image-text pairs of the corpus."""
-        raise NotImplementedError
+    def training(self) -> PairItems:
+        """The pairs to learn from, augmented."""
+        return self._items(Split.TRAIN, self.augmentation)
 
-    def validation(self, alone: bool) -> list[Any]:
-        """Image-text pairs of the corpus."""
-        raise NotImplementedError
+    def validation(self, alone: bool) -> list[PairItems]:
+        """The pairs held out for validation."""
+        return [self._items(Split.VAL, None)]
 
-    def test(self) -> list[Any]:
-        """Image-text pairs of the corpus."""
-        raise NotImplementedError
+    def test(self) -> list[PairItems]:
+        """The pairs held out for the test."""
+        return [self._items(Split.TEST, None)]
 
     def prediction(self) -> Any:
-        """Image-text pairs of the corpus."""
-        raise NotImplementedError
+        """Nothing is predicted."""
+        raise ValueError("a stage that trains a retriever predicts nothing; embed a corpus with the stage embed")
+
+    def _items(self, split: Split, augmentation: Augmentation | None) -> PairItems:
+        return PairItems(self.splits[split], self.world.open_image, augmentation, self.plan.max_text_chars, self.world.seed)
+
+
+class PairItems(Dataset[list[Pair]]):
+    """Pairs with their images opened."""
+
+    def __init__(
+        self,
+        pairs: Sequence[KeyedDocument],
+        open_image: OpenImage,
+        augmentation: Augmentation | None,
+        max_text_chars: int,
+        seed: int,
+    ) -> None:
+        self.pairs, self.open_image, self.augmentation = list(pairs), open_image, augmentation
+        self.max_text_chars, self.seed = max_text_chars, seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, keys: Sequence[SampleKey]) -> list[Pair]:
+        return [self._one(key) for key in keys]
+
+    def _one(self, key: SampleKey) -> Pair:
+        found = self.pairs[key.place]
+        image = self.open_image(_image_of(found.document))
+        if self.augmentation is not None:
+            rng = counter_rng(self.seed, "pair augmentation", key.epoch, found.document.id)
+            image = self.augmentation.apply(image, rng)
+        document = replace(found.document, text=found.document.text[: self.max_text_chars])
+        return Pair(document, image, found.text_key, found.image_key)
+
+
+def _chosen(documents: Sequence[Document], plan: PairPlan) -> list[Document]:
+    """Documents with an image and words, of the plan's modality."""
+    pairs = [document for document in documents if document.image is not None and document.text.strip()]
+    if not pairs:
+        raise ValueError(f"pairs: none of the corpus's {len(documents)} documents has both an image and a text")
+    if plan.modality is None:
+        return pairs
+    of_modality = [document for document in pairs if document.modality == plan.modality]
+    if not of_modality:
+        known = ", ".join(sorted({repr(document.modality) for document in pairs}))
+        raise ValueError(f"pairs: no image-text pair has the modality {plan.modality!r}; there are {known}")
+    return of_modality
+
+
+def _keyed(document: Document, open_image: OpenImage) -> KeyedDocument:
+    image = _image_of(document)
+    at = (str(image), Path(image.path).stat().st_mtime_ns)
+    if at not in _pixels:
+        _pixels[at] = pixel_sha256(open_image(image))
+    return KeyedDocument(document, _pixels[at], fingerprint(" ".join(document.text.lower().split())))
+
+
+def _image_of(document: Document) -> ImageRef:
+    assert document.image is not None
+    return document.image

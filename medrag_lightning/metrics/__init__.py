@@ -10,6 +10,16 @@ from medrag_lightning.metrics.controls import Majority, QuestionOnly, control_pr
 from medrag_lightning.metrics.ledger import Account, Entry, Ledger, Outcome, ledger_of, sign_test
 from medrag_lightning.metrics.parsing import answer_tokens, label_of, normalise_answer, parse_closed
 from medrag_lightning.metrics.pseudo_relevance import PseudoRelevance, judge, judged_retrieval
+from medrag_lightning.metrics.ranking import (
+    PairRanks,
+    RankingRow,
+    RankingTable,
+    chance_scores,
+    rank_pairs,
+    ranking_summary,
+    ranking_table,
+    scores_of,
+)
 from medrag_lightning.metrics.systems import (
     RETRIEVED,
     SYSTEM_ORDER,
@@ -55,8 +65,11 @@ __all__ = [
     "Majority",
     "Metric",
     "Outcome",
+    "PairRanks",
     "PseudoRelevance",
     "QuestionOnly",
+    "RankingRow",
+    "RankingTable",
     "ReliabilityBin",
     "ResultTable",
     "Row",
@@ -70,6 +83,7 @@ __all__ = [
     "by_system",
     "candidate_oracle",
     "candidates_right",
+    "chance_scores",
     "closed_calibration",
     "cluster_of",
     "compare",
@@ -91,7 +105,11 @@ __all__ = [
     "normalise_answer",
     "paired_bootstrap",
     "parse_closed",
+    "rank_pairs",
+    "ranking_summary",
+    "ranking_table",
     "reliability_bins",
+    "scores_of",
     "sign_test",
     "summarise",
     "system_of",
