@@ -123,8 +123,12 @@ class RetrieverKl(Stage):
         if self._prepared:
             return
         self._prepared = True
-        texts = self.trainer.datamodule.training_texts()  # type: ignore[attr-defined]
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        texts = datamodule.training_texts()
         self.heads.prepare(texts)
+        searching = getattr(datamodule.source, "encoder", None)
+        if searching is not None and searching.fingerprint() != self.heads.encoder.fingerprint():
+            raise ValueError("data.source searches with another encoder than the heads are built around; configure the same one")
         if self.live is not None:
             self.live.prepare(texts)
         if self.init_from:
