@@ -73,6 +73,8 @@ class LiveSearch:
         batch_size: items that are opened and embedded at a time.
         distinct_documents: whether a document is a query's candidate once (then a channel gives its next one). False: each
             channel gives its own nearest, so that the pool of a retriever head is its own top K.
+        distinct_texts: whether a channel that searches texts gives each text once: its nearest document stands for all that
+            say the same word for word, such as the label texts of a classification set.
 
     An encoder with heads for queries (`interfaces.QueryEncoder`, JOMED stage 2) asks with them; its documents stay as they are.
     """
@@ -85,8 +87,9 @@ class LiveSearch:
         dtype: VectorType = "float32",
         batch_size: int = 64,
         distinct_documents: bool = True,
+        distinct_texts: bool = False,
     ) -> None:
-        self.distinct_documents = distinct_documents
+        self.distinct_documents, self.distinct_texts = distinct_documents, distinct_texts
         self.encoder, self.index, self.dtype, self.batch_size = encoder, index or IndexConfig(), dtype, batch_size
         self.per_channel = checked_channels(per_channel, encoder.shared_space)
         if batch_size < 1:
@@ -114,9 +117,7 @@ class LiveSearch:
         elif shards_complete(folder):
             store = merge_shards(folder, documents, self.dtype, self.encoder.fingerprint())
         else:
-            store = build_store(
-                folder, documents, open_image, self.encoder, self.dtype, self.batch_size, self.on_progress
-            )
+            store = build_store(folder, documents, open_image, self.encoder, self.dtype, self.batch_size, self.on_progress)
         for side in self._document_sides():
             open_index(store, side, self.index)
 
@@ -177,7 +178,8 @@ class LiveSearch:
         store = self._opened()
         pixels = store.manifest["corpus"]["pixels_sha256"]
         channels = [[str(channel), count] for channel, count in self.per_channel.items()]
-        parts: list[Any] = [store.fingerprint, pixels, channels, self.index.fingerprint(), self.distinct_documents]
+        distinct = [self.distinct_documents, self.distinct_texts]
+        parts: list[Any] = [store.fingerprint, pixels, channels, self.index.fingerprint(), distinct]
         if isinstance(self._asking, QueryEncoder):
             parts.append(["heads", self._asking.query_fingerprint()])
         if self._fresh:
@@ -251,18 +253,18 @@ class LiveSearch:
             depth = min(len(index), depth * 4)
         return ranked
 
-    def _legal(
-        self, query: Query, pixels: str | None, hits: Sequence[Hit], total: int, left_out: set[str]
-    ) -> list[Hit]:
+    def _legal(self, query: Query, pixels: str | None, hits: Sequence[Hit], total: int, left_out: set[str]) -> list[Hit]:
         assert self._store is not None
         kept: list[Hit] = []
+        said: set[str] = set()
         for hit in hits:
             document = self._documents[hit.row]
             reason = leak(query, document, pixels, self._store.image_sha256[hit.row])
             if reason == "pixels":
                 left_out.add(document.id)
-            if reason is None:
+            if reason is None and not (self.distinct_texts and SIDES_OF[hit.channel][1] == "text" and document.text in said):
                 kept.append(hit)
+                said.add(document.text)
                 if len(kept) == total:
                     break
         return kept

@@ -1,5 +1,7 @@
 """Live search with query heads, with pools of each channel's own, and after an index refresh."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -102,3 +104,16 @@ def test_a_refresh_searches_with_the_new_vectors_and_leaves_the_store_alone(worl
     assert np.allclose(source.document_vectors("image", ["d4"]), fourth)
     assert source.fingerprint() != before
     assert {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == files
+
+
+def test_a_text_that_many_documents_say_is_found_once(world, tmp_path):
+    """Label texts: without it the nearest label fills every place of the channel."""
+    world.documents = [replace(d, text="one" if n % 3 else "two") if d.text else d for n, d in enumerate(world.documents)]
+    plain = ready(world, OneSpace(64), tmp_path, POOLS, distinct_documents=False)
+    source = ready(world, OneSpace(64), tmp_path, POOLS, distinct_documents=False, distinct_texts=True)
+    for many, few in zip(plain.retrieve(world.queries), source.retrieve(world.queries), strict=True):
+        texts = [c.document.text for c in few.candidates if c.channel is Channel.IMAGE_TO_TEXT]
+        assert sorted(texts) == ["one", "two"]
+        images = [[c.id for c in found.candidates if c.channel is Channel.IMAGE_TO_IMAGE] for found in (many, few)]
+        assert images[0] == images[1]
+    assert plain.fingerprint() != source.fingerprint()
