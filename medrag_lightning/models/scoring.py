@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from medrag_lightning.batches import AnswerRows, EncodedPrompts
 from medrag_lightning.models.families import Family
-from medrag_lightning.models.tree_scoring import TOKENS_PER_PASS, by_tree, chunks, supports_tree
+from medrag_lightning.models.tree_scoring import by_tree, chunks, supports_tree, tokens_per_pass
 from medrag_lightning.models.vision_cache import Features, encoder_output, select_images
 from medrag_lightning.models.window import last_layer_window
 
@@ -168,7 +168,7 @@ def _asked_by_length(prompts: EncodedPrompts, rows: AnswerRows) -> list[list[int
     """The prompts that have answers, in groups of similar length."""
     asked = sorted(set(rows.prompt_of_row_R.tolist()))
     length_P = prompts.mask_PT.sum(1).tolist()
-    return [[asked[i] for i in group] for group in chunks([length_P[p] for p in asked], TOKENS_PER_PASS)]
+    return [[asked[i] for i in group] for group in chunks([length_P[p] for p in asked], tokens_per_pass(prompts))]
 
 
 def _trimmed(prompts: EncodedPrompts) -> EncodedPrompts:

@@ -77,7 +77,7 @@ def test_small_passes_and_another_attention_give_the_same(family: str, monkeypat
     encoded, rows = made.processor.encode_prompts(questions, share_images=True), every_answer(made, len(questions))
     with torch.no_grad():
         once_RL = made.token_logp(encoded, rows)
-        monkeypatch.setattr(tree_scoring, "TOKENS_PER_PASS", 90)
+        monkeypatch.setitem(tree_scoring.TOKENS_PER_PASS, "cpu", 90)
         tokens = counted(made)
         often_RL = made.token_logp(encoded, rows)
         made.core.set_attn_implementation({"text_config": "eager"})
