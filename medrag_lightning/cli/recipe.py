@@ -18,7 +18,6 @@ PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 RECIPE_KEYS, STEP_KEYS = ("name", "variables", "steps"), ("name", "verb", "configs", "arguments")
 OURS = ("trainer.default_root_dir", "seed")  # set by `run`, or refused by every verb
 WORD = re.compile(r"[A-Za-z][\w-]*")
-Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Recipe:
 
     path: Path
     name: str
-    variables: Mapping[str, Scalar]
+    variables: Mapping[str, Any]
     steps: tuple[Step, ...]
 
     def step(self, name: str, option: str) -> Step:
@@ -54,7 +53,7 @@ class Recipe:
             raise ValueError(f"{option} {name}: {self.path} has no such step{_near(name, list(found))}")
         return found[name]
 
-    def with_variables(self, given: Mapping[str, Scalar]) -> Recipe:
+    def with_variables(self, given: Mapping[str, Any]) -> Recipe:
         """Changed defaults; ValueError for a variable that the recipe does not have."""
         for name in given:
             if name not in self.variables:
@@ -98,15 +97,13 @@ def read_recipe(name: str) -> Recipe:
     return recipe
 
 
-def _variables(file: ConfigFile, told: Any) -> dict[str, Scalar]:
+def _variables(file: ConfigFile, told: Any) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise ValueError(f"{file.path}:{file.line_of(('variables',))}: variables are `name: value` pairs")
-    for name, value in told.items():
+    for name in told:
         where = f"{file.path}:{file.line_of(('variables', str(name)))}"
         if not WORD.fullmatch(str(name)) or name in ("recipe", "run_folder", "steps"):
             raise ValueError(f"{where}: {name!r} cannot be the name of a variable")
-        if not isinstance(value, Scalar):
-            raise ValueError(f"{where}: variable {name} must be text, a number, true, false or null")
     return dict(told)
 
 
@@ -157,11 +154,11 @@ def _check_placeholders(recipe: Recipe, step: Step) -> None:
     texts += [(key, text) for key, value in step.arguments.items() for text in _texts(value)]
     for key, text in texts:
         for inside in PLACEHOLDER.findall(text):
-            if fault := _fault(inside, earlier, recipe.variables):
+            if inside != f"steps.{step.name}" and (fault := _fault(inside, earlier, recipe.variables)):
                 raise ValueError(f"{recipe.path}:{step.line}: step {step.name!r}, {key}: ${{{inside}}} {fault}")
 
 
-def _fault(inside: str, earlier: Mapping[str, str], variables: Mapping[str, Scalar]) -> str | None:
+def _fault(inside: str, earlier: Mapping[str, str], variables: Mapping[str, Any]) -> str | None:
     """What is wrong with ``${inside}``; None if it is sound. Names in capitals are environment variables."""
     if inside in ("recipe", "run_folder") or inside in variables or re.fullmatch(r"[A-Z][A-Z0-9_]*", inside):
         return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from medrag_lightning.artifacts import fingerprint, sha256_file
 from medrag_lightning.cli.config_files import config_folder, read_all
-from medrag_lightning.cli.recipe import PLACEHOLDER, Recipe, Scalar, Step
+from medrag_lightning.cli.recipe import PLACEHOLDER, Recipe, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _place(path: Path) -> str:
     return str(path.relative_to(shipped) if path.is_relative_to(shipped) else path)
 
 
-def _fill(text: str, variables: Mapping[str, Scalar]) -> str | None:
+def _fill(text: str, variables: Mapping[str, Any]) -> str | None:
     """`text` with the recipe's variables filled in; None for a lone variable that is null."""
     match = PLACEHOLDER.fullmatch(text)
     if match and match[1] in variables and variables[match[1]] is None:
@@ -162,7 +162,11 @@ def _fill(text: str, variables: Mapping[str, Scalar]) -> str | None:
     return PLACEHOLDER.sub(lambda m: _text(variables[m[1]]) if m[1] in variables else m[0], text)
 
 
-def _fill_value(value: Any, variables: Mapping[str, Scalar]) -> Any:
+def _fill_value(value: Any, variables: Mapping[str, Any]) -> Any:
+    """A lone placeholder becomes the variable itself, whatever it is; inside other text it becomes text."""
+    match = PLACEHOLDER.fullmatch(value) if isinstance(value, str) else None
+    if match and match[1] in variables:
+        return variables[match[1]]
     if isinstance(value, dict):
         return {key: _fill_value(item, variables) for key, item in value.items()}
     if isinstance(value, list):

@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+import yaml
 
 from medrag_lightning.cli import step_state
 from medrag_lightning.cli.follow import Exchange
@@ -187,9 +189,9 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def _variables(words: Sequence[str]) -> dict[str, str | None]:
-    """``--NAME VALUE`` or ``--NAME=VALUE``; the value ``null`` leaves a config file out."""
-    given: dict[str, str | None] = {}
+def _variables(words: Sequence[str]) -> dict[str, Any]:
+    """``--NAME VALUE`` or ``--NAME=VALUE``; null, lists and mappings are read as YAML."""
+    given: dict[str, Any] = {}
     left = iter(words)
     for word in left:
         name, equals, value = word.removeprefix("--").partition("=")
@@ -197,7 +199,7 @@ def _variables(words: Sequence[str]) -> dict[str, str | None]:
             raise ValueError(f"run: not understood: {word!r}; {USAGE}")
         if not equals and (value := next(left, "")) == "":
             raise ValueError(f"run: --{name} needs a value")
-        given[name] = None if value == "null" else value
+        given[name] = yaml.safe_load(value) if value == "null" or value[0] in "[{" else value
     return given
 
 

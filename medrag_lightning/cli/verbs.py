@@ -62,11 +62,15 @@ def _read(verb: str, arguments: Sequence[str]) -> MedragCLI:
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the merged configuration to ``<run folder>/config.yaml`` when a fit begins; an earlier one is kept beside it."""
+    """Writes the merged configuration to ``<run folder>/config.yaml`` when a fit begins; an earlier one is kept beside it.
+
+    Other verbs write it where there is none: they would else overwrite what the run was trained with.
+    """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Other verbs write nothing: they would overwrite what the run was trained with."""
-        if stage == "fit" and trainer.is_global_zero:
+        """Once a process, on the first one."""
+        there = (Path(trainer.default_root_dir) / self.config_filename).exists()
+        if (stage == "fit" or not there) and trainer.is_global_zero:
             config = self.config.clone()
             config["ckpt_path"] = None  # or a later fit with this file would silently go on with this run
             text = self.parser.dump(config, skip_unset=False)

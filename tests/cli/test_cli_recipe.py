@@ -99,7 +99,7 @@ def test_a_change_shows_in_its_step_and_in_all_after_it(recipe, tmp_path):
         ("test_after_fit: false", "trainer.default_root_dir: x", r"default_root_dir is set by `run` itself"),
         ("name: test", "name: reader", r"two.yaml:15: two steps are named 'reader'"),
         ("name: two", "name: two words", r"name 'two words' must be letters"),
-        ("extra: null", "extra: [a]", r"two.yaml:4: variable extra must be text, a number, true, false or null"),
+        ("extra: null", "steps: a", r"two.yaml:4: 'steps' cannot be the name of a variable"),
         ("stages/reader_raft", "stages/raeder_raft", r"two.yaml:7: step 'reader': config file 'stages/raeder_raft' not found"),
         ('configs: ["${data}", stages/reader_raft, "${extra}"]', "configs: smoke", r"configs must be a list of config files"),
     ],
