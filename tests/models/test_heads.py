@@ -10,6 +10,7 @@ from medrag_lightning.interfaces import QueryEncoder, QueryTowers, Retriever
 from medrag_lightning.models.both_sides import BothSides, DistilledEncoder
 from medrag_lightning.models.headed_encoder import HeadedEncoder
 from medrag_lightning.models.heads import HeadLora, QueryHeads
+from medrag_lightning.models.tiny_clip import TinyClip
 from medrag_lightning.models.tiny_towers import TinyTowers
 
 KINDS = ["tower", "projection", "lora"]
@@ -204,3 +205,23 @@ def test_both_sides_train_the_encoder_and_come_back(tmp_path):
         DistilledEncoder(towers(), checkpoint(heads(["text"]), tmp_path / "heads.ckpt")).fingerprint()
     with pytest.raises(ValueError, match="seed: checkpoint 0, here 3"):
         DistilledEncoder(towers(seed=3), path).fingerprint()
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("kind", ["tower", "lora"])
+def test_heads_on_the_towers_of_transformers(family, kind, tmp_path):
+    """Every weight of a LoRA head learns (SigLIP's pooling head is not adapted), and the way back brings the tokenizer."""
+    shape = {"family": family, "hidden": 16, "layers": 1, "image_side_px": 16, "vocabulary": 300}
+    made = QueryHeads(TinyClip(**shape), ["image"], kind=kind)
+    made.prepare(["an effusion", "no finding"])
+    inputs = made.encoder.image_inputs(pictures())
+    frozen = made.frozen_vectors(inputs)
+    assert torch.allclose(made.query_vectors("image", inputs, frozen), frozen, atol=1e-5)
+    nudge(made.towers)
+    (made.query_vectors("image", inputs, frozen) * torch.arange(16.0)).sum().backward()
+    idle = [name for name, p in made.towers.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not [name for name in idle if kind == "lora"], idle
+    headed = HeadedEncoder(TinyClip(**shape), image_head=checkpoint(made, tmp_path / "a.ckpt"))
+    asked_again = headed.embed_queries(pictures(), "image")
+    assert np.allclose(asked_again, made.query_vectors("image", inputs, frozen).detach(), atol=1e-5)
+    assert np.allclose(headed.embed_texts(["an effusion"]), made.encoder.embed_texts(["an effusion"]), atol=1e-6)
