@@ -183,11 +183,12 @@ def _read_shared(work: _Work, groups: Sequence[SharedPrompts]) -> _Cache | None:
     place = work.place[..., one, :]
     features = [feature for p in one for feature in work.images(p, shared=True)]
     with last_layer_window(work.model, work.family, 1):  # of the last layer only keys and values are wanted
-        output = work.model.model(
+        output = work.model(
             input_ids=ids,
             attention_mask=real.to(prompts.mask_PT.dtype),
             position_ids=place.gather(-1, columns.expand(*place.shape[:-1], -1)),
             use_cache=True,
+            logits_to_keep=1,  # none is wanted; but the whole model's forward gathers divided weights
             **_images(features),
         )
     return output.past_key_values, real

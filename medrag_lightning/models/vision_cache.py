@@ -67,6 +67,7 @@ class VisionCache:
 
     def _compute(self, model: Any, family: Family, vision: Mapping[str, Tensor], index: list[int] | None) -> list[Features]:
         inputs = vision if index is None else select_images(family, vision, index)
+        _gather_weights_for_features(model)
         output = model.get_image_features(**inputs, return_dict=True)
         parts = [output.pooler_output, *getattr(output, "deepstack_features", ())]
         # Cloned: a view would keep the features of its whole pass alive.
@@ -124,6 +125,15 @@ def select_images(family: Family, vision: Mapping[str, Tensor], images: Sequence
             rows = torch.tensor(images)
         chosen[name] = value[rows.to(value.device)]
     return chosen
+
+
+def _gather_weights_for_features(model: nn.Module) -> None:
+    """Where weights are divided among processes (FSDP2), they are gathered before a forward only; here is another one."""
+    if hasattr(next(model.parameters()), "to_local"):
+        from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+        if isinstance(model, FSDPModule):
+            register_fsdp_forward_method(model, "get_image_features")
 
 
 def _local(tensor: Any) -> Tensor:
