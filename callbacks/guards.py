@@ -59,11 +59,17 @@ class FrozenGuard(L.Callback):
         return {name: tensor.detach() for name, tensor in module.named_parameters() if not tensor.requires_grad}
 
     def _sample(self, tensor: Tensor) -> Tensor:
-        flat = tensor.reshape(-1)
+        flat = _local(tensor).reshape(-1)
         return flat[:: max(1, flat.numel() // self.sample_size)][: self.sample_size]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's share of a tensor that is shared out over processes; any other tensor as it is."""
+    share = getattr(tensor, "to_local", None)
+    return tensor if share is None else share()
 
 
 def digest(tensor: Tensor) -> str:
     """sha256 of a tensor's bytes, whatever its dtype; bit-equal tensors only have the same digest."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = _local(tensor).detach().cpu().contiguous().reshape(-1)
     return hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).hexdigest()

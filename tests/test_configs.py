@@ -98,7 +98,7 @@ def test_reader_presets_run_one_step(name, tmp_path, monkeypatch):
     """With the preset's own settings, on a folder of random weights of its family in place of the hub's."""
     monkeypatch.chdir(tmp_path)
     command = ["fit", "-c", "stages/reader_raft", "-c", "data/minihospital", "-c", f"readers/{name}", *ONE_STEP]
-    if name == "tiny":
+    if name in ("tiny", "mini"):
         main([*command, *small()])
         return
     FOLDERS[name](tmp_path / "weights")
@@ -130,3 +130,24 @@ def test_a_retriever_learns_from_scores_and_searches(tmp_path, monkeypatch):
     assert saved["medrag"]["description"]["t_score"] == 1.0
     assert {name.split(".")[2] for name in saved["state_dict"]} == {"image"}
     assert saved["optimizer_states"][0]["param_groups"][0]["weight_decay"] == 1.0
+
+
+@pytest.mark.parametrize("name", names("recipes"))
+def test_recipes_can_be_planned(name, tmp_path, monkeypatch, capsys):
+    """Every step's config files are there and every placeholder is known; the commands are printed, nothing runs."""
+    monkeypatch.chdir(tmp_path)
+    main(["run", name, "--dry_run"])
+    assert capsys.readouterr().out.count("python") >= 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_recipe_jomed_runs_from_raw_files_to_its_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["data.init_args.max_train_queries=16", "data.init_args.max_eval_queries=8"]
+    steps = ("contrastive", "reader", "text_head", "image_head")
+    asked = [f"--set={step}.trainer.max_epochs=1" for step in steps]
+    asked += [f"--set={step}.{setting}" for step in ("reader", "score", "text_head", "image_head", "test") for setting in few]
+    main(["run", "jomed", "--candidates", "2", *asked])
+    assert Path("runs/jomed/test/results.json").is_file()

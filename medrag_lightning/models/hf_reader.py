@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -97,6 +98,11 @@ class HfReader(nn.Module):
     def family(self) -> Family:
         """The traits of the model's family."""
         return family_of(self.core.config.model_type)
+
+    def decoder_layers(self) -> list[nn.Module]:
+        """The layers of the language tower, in order: what is sharded over processes one by one."""
+        pattern = rf"(?:.*\.)?{self.family.language}\.(?:.*\.)?layers\.\d+"
+        return [module for name, module in self.core.named_modules() if re.fullmatch(pattern, name)]
 
     def token_logp(self, prompts: EncodedPrompts, rows: AnswerRows) -> Tensor:
         """Log-probability in nats of every answer token: float32 (R, L), 0 on padding; see scoring.py.

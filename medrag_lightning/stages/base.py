@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,10 +11,12 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.optim.lr_scheduler import LambdaLR
 
 from medrag_lightning import __version__
 from medrag_lightning.artifacts import counter_rng
+from medrag_lightning.stages import sharding
 
 CHECKPOINT_KEY = "medrag"
 
@@ -56,6 +59,7 @@ class Stage(L.LightningModule):
         super().__init__()
         self.strict_loading = False  # frozen weights come from their own files; `on_load_checkpoint` checks the rest
         self.make_optimizer, self.schedule, self.seed = optimizer, schedule, seed
+        self._reader_is_sharded = False
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON that rebuilds what this stage trains; stored in the checkpoint."""
@@ -79,6 +83,37 @@ class Stage(L.LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def shard_reader(self, reader: Any) -> None:
+        """Shares the reader's weights out over processes where the strategy is ModelParallelStrategy (FSDP2)."""
+        self._reader_is_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
+        if self._reader_is_sharded:
+            if self.trainer.strategy._save_distributed_checkpoint:  # type: ignore[attr-defined]
+                raise ValueError(
+                    "ModelParallelStrategy would save in pieces: set save_distributed_checkpoint: false"
+                )
+            sharding.shard(reader, self.device_mesh)
+
+    def on_validation_start(self) -> None:
+        """Gathers a sharded reader, once for the whole pass."""
+        self._gather_reader(True)
+
+    def on_validation_end(self) -> None:
+        """Gives the gathered weights back."""
+        self._gather_reader(False)
+
+    def on_test_start(self) -> None:
+        """As before validation."""
+        self._gather_reader(True)
+
+    def on_predict_start(self) -> None:
+        """As before validation."""
+        self._gather_reader(True)
+
+    def _gather_reader(self, whole: bool) -> None:
+        if self._reader_is_sharded:
+            reader: Any = self.reader
+            sharding.gather(reader) if whole else sharding.release(reader)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds dropout by (epoch, batch, process): a resumed run draws what an uninterrupted one would have drawn."""
         rng = counter_rng(self.seed, "step", self.current_epoch, batch_idx, self.global_rank)
@@ -89,11 +124,13 @@ class Stage(L.LightningModule):
         keep = self.trainable_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
         checkpoint[CHECKPOINT_KEY] = {"stage": self.stage_name, "version": __version__, "description": self.describe()}
+        checkpoint[CHECKPOINT_KEY]["trained"] = sorted(keep)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses another stage's checkpoint and one that lacks a trained weight."""
         self.accept(checked_description(checkpoint, self.stage_name, "the checkpoint given as --ckpt_path"))
-        self._check_names(checkpoint["state_dict"])
+        # A strategy that shards has loaded the weights itself, and taken them out.
+        self._check_names(checkpoint.get("state_dict") or checkpoint[CHECKPOINT_KEY]["trained"])
 
     def load_weights_from(self, path: str) -> None:
         """Starts from another run's checkpoint: weights only; step, optimizer and data position begin anew."""
@@ -102,7 +139,7 @@ class Stage(L.LightningModule):
         self._check_names(checkpoint["state_dict"])
         self.load_state_dict(checkpoint["state_dict"], strict=False)
 
-    def _check_names(self, state: dict[str, Any]) -> None:
+    def _check_names(self, state: Iterable[str]) -> None:
         missing, unknown = self.trainable_names() - set(state), set(state) - set(self.state_dict())
         if missing or unknown:
             raise ValueError(

@@ -21,6 +21,7 @@ from medrag_lightning.records import Prediction
 from medrag_lightning.stages.base import Schedule, Stage
 from medrag_lightning.stages.raft_collator import RaftCollator
 from medrag_lightning.stages.reading import BatchReader, ClosedReading, Reading, summary
+from medrag_lightning.stages.sharding import extra_passes
 
 EvidenceLayout = Literal["one_per_prompt", "all_in_one_prompt"]
 """`one_per_prompt`: K prompts a query, mixed afterwards (JOMED). `all_in_one_prompt`: one prompt with K candidates."""
@@ -93,12 +94,15 @@ class ReaderRaft(Stage):
         self._prepared = True
         if self.init_from:
             self.load_weights_from(self.init_from)
+        self.shard_reader(self.reader)
 
     def training_step(self, batch: ReaderBatch, batch_idx: int) -> Tensor:
         """Mean answer NLL over the answer tokens of the global batch, in nats."""
         parts = [(part.prompts, part.rows) for part in batch.parts if part.rows is not None]
         count = self._tokens_per_process(sum(int(rows.mask_RL.sum()) for _, rows in parts))
+        more = extra_passes(self.reader, len(parts), self.device)  # type: ignore[arg-type]
         losses = [answer_nll(self.reader.token_logp(prompts, rows), rows.mask_RL, count) for prompts, rows in parts]
+        losses += [0.0 * self.reader.token_logp(*parts[-1]).sum() for _ in range(more)]
         loss = torch.stack(losses).sum()
         self.log("train/loss", self._over_processes(loss.detach()), prog_bar=True, batch_size=len(batch))
         return loss
