@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,23 +79,18 @@ class MedragData(L.LightningDataModule):
         distillation: DistillationPlan | None = None,
     ) -> None:
         super().__init__()
-        if not tables:
-            raise ValueError("data.tables is empty: name at least one table with questions")
-        if len(set(regimes)) != len(regimes):
-            raise ValueError(f"data.regimes repeats a regime: {regimes}")
+        _check_names(tables, regimes, rivals or {})
         self.tables, self.corpus, self.source, self.only = tables, corpus, source, only
-        self.pair_tables = list(pair_tables or [])
+        self.pair_tables, self.rivals = list(pair_tables or []), dict(rivals or {})
         self.evidence, self.seed, self.augmentation = evidence, seed, augmentation
         self.regimes = [Regime(name) for name in regimes]
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.cache_folder, self.max_pixels = Path(cache_folder), max_pixels
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
+        self.scoring, self.pairs, self.distillation = scoring, pairs, distillation
         self._queries: dict[Split, list[Query]] | None = None
         self._documents: list[Document] = []
         self._pair_documents: list[Document] = []
-        self.rivals, self.scoring, self.pairs, self.distillation = dict(rivals or {}), scoring, pairs, distillation
-        if named := set(self.rivals) & {str(regime) for regime in Regime}:
-            raise ValueError(f"data.rivals: {sorted(named)} are names of regimes; give other names")
         self._retrieved: dict[str, Retrieved] | None = None
         self._of_rival: dict[str, dict[str, Retrieved]] = {}
         self._train_loader: ResumableLoader | None = None
@@ -281,3 +276,12 @@ class MedragData(L.LightningDataModule):
         tables = [*self.tables, *self.corpus, *self.pair_tables]
         roots: Sequence[Path] = [root for table in tables for root in table.roots()]
         return ImageStore(sorted(set(roots)), max_pixels=self.max_pixels)
+
+
+def _check_names(tables: Sequence[Table], regimes: Sequence[str], rivals: Mapping[str, CandidateSource]) -> None:
+    if not tables:
+        raise ValueError("data.tables is empty: name at least one table with questions")
+    if len(set(regimes)) != len(regimes):
+        raise ValueError(f"data.regimes repeats a regime: {regimes}")
+    if named := set(rivals) & {str(regime) for regime in Regime}:
+        raise ValueError(f"data.rivals: {sorted(named)} are names of regimes; give other names")
