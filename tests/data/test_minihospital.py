@@ -299,6 +299,8 @@ def test_captions_tell_less_than_reports(tmp_path):
     full, short = (MiniHospital(1, 48, str(tmp_path), reports=kind).documents() for kind in ("full", "captions"))
     for told, caption in zip(full, short, strict=True):
         assert told.id == caption.id
-        assert "grade" in told.text and told.text.startswith(caption.text) and "grade" not in caption.text
+        assert "grade" in told.text
+        assert told.text.startswith(caption.text)
+        assert "grade" not in caption.text
     with pytest.raises(ValueError, match="captions"):
         MiniHospital(reports="none")
