@@ -128,7 +128,7 @@ class RetrieverKl(Stage):
         self.heads.prepare(texts)
         searching = getattr(datamodule.source, "encoder", None)
         if searching is not None and searching.fingerprint() != self.heads.encoder.fingerprint():
-            raise ValueError("data.source searches with another encoder than the heads are built around; configure the same one")
+            raise ValueError("data.source searches with another encoder than the heads are built around; give both the same")
         if self.live is not None:
             self.live.prepare(texts)
         if self.init_from:
