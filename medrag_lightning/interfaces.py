@@ -189,6 +189,9 @@ class QueryTowers(Protocol):
         """The searched sides (``image``, ``text``) whose query vectors train."""
         ...
 
+    share: float
+    """Share of `query_mix` with which trained heads will ask: 1 until a validation chooses less; kept in the description."""
+
     @property
     def trains_passages(self) -> bool:
         """Whether passage vectors train, too; then stored ones grow stale (index refresh)."""

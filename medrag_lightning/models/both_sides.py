@@ -25,6 +25,7 @@ class BothSides(nn.Module):
     """
 
     trains_passages = True
+    share = 1.0
 
     def __init__(self, encoder: DualEncoder, sides: list[Side]) -> None:
         super().__init__()

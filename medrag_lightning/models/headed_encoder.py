@@ -85,7 +85,7 @@ class HeadedEncoder(nn.Module):
         told = []
         for side in sorted(self.heads):
             heads: Any = self.heads[side]
-            told.append([side, heads.kind, heads.query_mix, weights_sha256(heads.towers[side])])
+            told.append([side, heads.kind, heads.query_mix, heads.share, weights_sha256(heads.towers[side])])
         return fingerprint(told)
 
     def train(self, mode: bool = True) -> HeadedEncoder:
@@ -104,5 +104,6 @@ class HeadedEncoder(nn.Module):
             heads = QueryHeads(self.encoder, [side], mode="train", lora=lora, **own)  # but `train` below never lets them
             heads.restore({**description, "sides": [side]})
             heads.start_from({**description, "sides": [side]}, weights, path)
+            heads.ask_with_share()
             self.heads[side] = heads.requires_grad_(False).to(device_of(self.encoder)).eval()
         return self.encoder

@@ -81,6 +81,7 @@ class QueryHeads(nn.Module):
         self.kind: HeadKind = kind
         self.lora = lora or HeadLora()
         self.towers = nn.ModuleDict()
+        self.share = 1.0
         self._mix_of: dict[str, float] = {}
         self._encoder_fingerprint = ""
 
@@ -102,6 +103,12 @@ class QueryHeads(nn.Module):
         trained_BD: Tensor = self.towers[side](inputs, frozen_BD)
         return mix * trained_BD + (1 - mix) * frozen_BD
 
+    def ask_with_share(self) -> float:
+        """From now on e(q) weighs the trained vector with `share` of query_mix, as validation chose; gives that weight."""
+        for side in self.sides:
+            self._mix_of[side] = self.query_mix * self.share
+        return self.query_mix * self.share
+
     def passage_vectors(self, side: str, inputs: Mapping[str, Tensor]) -> Tensor:
         """Refused: passages stay as they were stored."""
         raise RuntimeError("query heads leave passages as they are; use models.heads.BothSides to train them")
@@ -117,7 +124,7 @@ class QueryHeads(nn.Module):
                 _same_kind(self._own(), description, where)
             else:
                 self.towers[side] = make_head(self.encoder, description["kind"], HeadLora(**description["lora"]))
-                self._mix_of[side] = description["query_mix"]
+                self._mix_of[side] = description["query_mix"] * description["share"]
             load_head(self.towers[side], side, weights, where)
             if side not in self.sides:
                 self.towers[side].requires_grad_(False)
@@ -126,7 +133,7 @@ class QueryHeads(nn.Module):
     def describe(self) -> dict[str, Any]:
         """Heads and encoder."""
         parts = {"encoder": self.encoder.settings(), "encoder_fingerprint": self._encoder_fingerprint}
-        return {**self._own(), "sides": list(self.sides), **parts}
+        return {**self._own(), "share": self.share, "sides": list(self.sides), **parts}
 
     def restore(self, description: dict[str, Any]) -> None:
         """Refuses other sides, another kind, mix or encoder; loads the encoder where that has not been done."""
@@ -136,6 +143,7 @@ class QueryHeads(nn.Module):
                 f"--model.init_args.heads.init_args.sides {description['sides']}, or start from it with init_from"
             )
         _same_kind(self._own(), description, "the checkpoint")
+        self.share = description["share"]
         if not self._encoder_fingerprint:
             self.encoder.restore(description["encoder"])
             self._build()

@@ -24,9 +24,11 @@ from medrag_lightning.stages.distill_collator import DistillBatch, DistillCollat
 from medrag_lightning.stages.distill_metrics import oracle, pool_metrics
 from medrag_lightning.stages.distill_objective import Objective
 from medrag_lightning.stages.live_reading import LiveReading
+from medrag_lightning.stages.totals import Totals
 
 logger = logging.getLogger(__name__)
 T_SCORES = (0.01, 0.05, 0.1, 1.0)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class RetrieverKl(Stage):
@@ -51,6 +53,9 @@ class RetrieverKl(Stage):
         candidates: learn from the so many candidates of a pool that the present head puts first, searched anew at every step
             (JOMED: 50, by a copy of the head that is renewed every 10 steps); null for all of them.
         top: candidates of each side in `fused_accuracy`.
+        choose_share: after each validation, choose how much of the head asks: 0, 1/4, 1/2, 3/4 or all of query_mix, by
+            `val/loss`, and keep that in the checkpoint. So heads are not worse on validation than the retriever they began as
+            (share 0: nothing that holds there was learnt). Training goes on with all of query_mix. Query heads only.
         reader: reads candidates live, in every step, instead of from a table; null for the table. Frozen.
         reader_from: checkpoint of stage `reader_raft` for `reader`.
         reader_chunk: prompts that `reader` gets at a time; it changes no number.
@@ -82,6 +87,7 @@ class RetrieverKl(Stage):
         prior_by_t_score: bool = True,
         candidates: int | None = None,
         top: int = 2,
+        choose_share: bool = True,
         reader: Reader | None = None,
         reader_from: str | None = None,
         reader_chunk: int = 32,
@@ -96,8 +102,9 @@ class RetrieverKl(Stage):
         self._check_settings(reader, reader_from, template)
         self.t_scores = _temperatures(t_score)
         self.t_score = self.t_scores[0] if len(self.t_scores) == 1 else math.nan
+        self.shares = SHARES if choose_share and not heads.trains_passages else (1.0,)
         self.live = None if reader is None else LiveReading(reader, reader_from, template, reader_chunk)
-        self._sums: dict[str, list[float]] = {}
+        self._totals = Totals()
         self._prepared = False
 
     @property
@@ -161,11 +168,11 @@ class RetrieverKl(Stage):
 
     def validation_step(self, batch: DistillBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Numbers of the heads and of the frozen retriever."""
-        self._evaluate(batch)
+        self._evaluate(batch, self.shares)
 
     def test_step(self, batch: DistillBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """As validation."""
-        self._evaluate(batch)
+        """As validation, with the share that it chose."""
+        self._evaluate(batch, [self.heads.share])
 
     def on_train_start(self) -> None:
         """Chooses t_score where it is to be chosen."""
@@ -226,57 +233,48 @@ class RetrieverKl(Stage):
         return batch if self.live is None else self.live.read(batch)
 
     @torch.no_grad()
-    def _evaluate(self, batch: DistillBatch) -> None:
+    def _evaluate(self, batch: DistillBatch, shares: Sequence[float]) -> None:
+        """Adds this batch's numbers to the totals, those of the heads once for each share of them."""
         batch = self._read(batch)
         frozen_BD = self.heads.frozen_vectors(batch.inputs)
         scores = {side: self._scores(batch, side, frozen_BD) for side in batch.pools}
         arguments = batch.pools, batch.answers, self.heads.sides, self.t_score, self.top
-        found = pool_metrics({side: pair[0] for side, pair in scores.items()}, *arguments)
+        found: dict[str, Tensor] = {}
+        for share in shares:  # a score is linear in the query vector, and that in the share
+            shared = {s: old + share * (new - old) if s in self.heads.sides else new for s, (new, old) in scores.items()}
+            found |= {f"{name}@{share}": value_B for name, value_B in pool_metrics(shared, *arguments).items()}
         if not self.heads.trains_passages:  # else the stored vectors change with every refresh
             before = pool_metrics({side: pair[1] for side, pair in scores.items()}, *arguments)
             found |= {f"frozen_{name}": value_B for name, value_B in before.items()}
         objective = torch.stack([self._loss(batch, side, *scores[side]) for side in self.heads.sides]).sum()
         found |= {"oracle": oracle(batch.pools, batch.answers), "objective": objective.expand(len(batch))}
-        self._add({name: value_B.double() for name, value_B in found.items()})
-
-    def _add(self, values: dict[str, Tensor]) -> None:
-        for name, value_B in values.items():
-            sums, known_B = self._sums.setdefault(name, [0.0, 0.0]), ~value_B.isnan()
-            sums[0] += float(value_B[known_B].sum())
-            sums[1] += float(known_B.sum())
+        self._totals.add(found)
 
     def _finish(self, phase: str) -> None:
-        for name, (total, count) in self._over_processes(self._sums).items():
-            if count:
-                self.log(f"{phase}/{name}", total / count, prog_bar=name in ("loss", "fused_accuracy"))
+        means = self._totals.means(self.trainer.world_size)
+        if phase == "val" and len(self.shares) > 1:
+            self.heads.share = min(self.shares, key=lambda share: means.get(f"loss@{share}", math.nan))
+        for name, value in means.items():
+            plain, _, share = name.partition("@")
+            if share in ("", str(self.heads.share)):
+                self.log(f"{phase}/{plain}", value, prog_bar=plain in ("loss", "fused_accuracy"))
         self.log(f"{phase}/t_score", self.t_score)
-        self._sums = {}
-
-    def _over_processes(self, sums: dict[str, list[float]]) -> dict[str, list[float]]:
-        """Sums and counts of all processes; every process has the same names (or none, without a batch)."""
-        if self.trainer.world_size == 1:
-            return sums
-        gathered: list[dict[str, list[float]]] = [{} for _ in range(self.trainer.world_size)]
-        torch.distributed.all_gather_object(gathered, sums)
-        names = sorted({name for one in gathered for name in one})
-        return {name: [sum(one.get(name, [0.0, 0.0])[place] for one in gathered) for place in (0, 1)] for name in names}
+        self.log(f"{phase}/head_share", self.heads.share)
 
     @torch.no_grad()
     def _settle_t_score(self) -> None:
         """Takes the temperature under which the frozen retriever's mixture gives gold answers the highest likelihood."""
         if not math.isnan(self.t_score):
             return
-        sums: dict[str, list[float]] = {str(t): [0.0, 0.0] for t in self.t_scores}
+        totals = Totals()
         for loader in self.trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
             for loaded in loader:
                 batch = self._read(loaded.to(self.device))
                 frozen_BD = self.heads.frozen_vectors(batch.inputs)
                 score = {side: torch.einsum("bd,bkd->bk", frozen_BD, pool.passage_BKD) for side, pool in batch.pools.items()}
-                for t in self.t_scores:
-                    loss_B = pool_metrics(score, batch.pools, batch.answers, self.heads.sides, t, self.top)["loss"]
-                    sums[str(t)][0] += float(loss_B.nansum())
-                    sums[str(t)][1] += float((~loss_B.isnan()).sum())
-        nll = {t: total / max(1.0, count) for t, (total, count) in self._over_processes(sums).items()}
+                known = batch.pools, batch.answers, self.heads.sides
+                totals.add({str(t): pool_metrics(score, *known, t, self.top)["loss"] for t in self.t_scores})
+        nll = totals.means(self.trainer.world_size)
         self.t_score = float(min(nll, key=lambda t: nll[t]))
         told = ", ".join(f"{t}: {value:.4f}" for t, value in nll.items())
         logger.info("t_score %s chosen: the frozen retriever's gold NLL in nats on validation by value: %s", self.t_score, told)
