@@ -23,6 +23,7 @@ LOWER_IS_BETTER = re.compile(r"loss|ece|invalid|nll|perplexity|error")
 SHARES = re.compile(r"accuracy|f1|recall|precision|exact|invalid|ece|mrr")
 SHOWN = ("retrieved", "no retrieval")  # in the reliability diagram, where there are these
 ACRONYMS = {"f1": "F1", "ece": "ECE", "nll": "NLL", "mrr": "MRR"}
+BEFORE = "val/frozen_"  # a stage's number of what was before training
 LOSS_UNIT = "answer NLL (nats per token)"  # of a stage that names no `loss_unit` of its own
 
 
@@ -30,7 +31,8 @@ class MetricPlots(L.Callback):
     """Draws ``loss.png`` and a plot for each validation metric after a fit (process 0). After a test of a stage that answers
     queries: ``reliability.png``, and ``ledger.png`` with the questions that evidence turned right or wrong.
 
-    Reads the ``metrics.csv`` of the run's CSV logger, so a resumed run is drawn whole.
+    A metric ``val/frozen_NAME``, what was before training, is a dashed line on the plot of ``val/NAME``; one that never changes
+    gets no plot. Reads the ``metrics.csv`` of the run's CSV logger, so a resumed run is drawn whole.
 
     Args:
         folder: where to; by default ``plots`` in the run folder.
@@ -55,9 +57,9 @@ class MetricPlots(L.Callback):
         if any("loss" in name for name in curves):
             write_bytes(self._folder(trainer) / "loss.png", draw_loss(curves, self.smoothing, unit))
         for name, curve in curves.items():
-            if name.startswith("val/") and name != "val/loss":
+            if name.startswith("val/") and name != "val/loss" and not name.startswith(BEFORE) and not _settled(curve):
                 file = re.sub(r"[^\w]+", "_", name) + ".png"
-                write_bytes(self._folder(trainer) / file, draw_metric(name, curve))
+                write_bytes(self._folder(trainer) / file, draw_metric(name, curve, curves.get(_before(name))))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the ledger, and the reliability diagram of the closed answers, if they carry probabilities."""
@@ -121,17 +123,19 @@ def draw_loss(curves: dict[str, Curve], smoothing: float, unit: str = LOSS_UNIT)
         axes.plot(steps, smoothed(values, weight), color=BLUE, linewidth=1.8, label=label)
     if "val/loss" in curves:
         _points(axes, curves["val/loss"], "validation", lower_is_better=True)
+        _reference(axes, curves.get(_before("val/loss")))
     axes.set(xlabel="optimizer step", ylabel=unit, title="Loss")
     axes.set_ylim(bottom=0)
     axes.legend(framealpha=0.85, edgecolor="none", fontsize=9)
     return _png(figure)
 
 
-def draw_metric(name: str, curve: Curve) -> bytes:
-    """One validation metric over the run, the best value marked; PNG bytes."""
+def draw_metric(name: str, curve: Curve, before: Curve | None = None) -> bytes:
+    """One validation metric over the run, the best value marked, and what was before training; PNG bytes."""
     figure, axes = _figure()
     readable = " ".join(ACRONYMS.get(word, word) for word in name.removeprefix("val/").split("_"))
     _points(axes, curve, "validation", lower_is_better=bool(LOWER_IS_BETTER.search(name)))
+    _reference(axes, before)
     unit = " (share, 0 to 1)" if SHARES.search(name) else ""
     axes.set(xlabel="optimizer step", ylabel=f"{readable}{unit}", title=f"Validation {readable}")
     if unit:
@@ -189,6 +193,20 @@ def _points(axes: Any, curve: Curve, label: str, lower_is_better: bool) -> None:
         [steps[best]], [values[best]], color=ORANGE, marker="*", markersize=15, markeredgecolor="white", linestyle="",
         label=f"best {values[best]:.4g} at step {steps[best]}",
     )  # fmt: skip
+
+
+def _before(name: str) -> str:
+    return BEFORE + name.removeprefix("val/")
+
+
+def _settled(curve: Curve) -> bool:
+    """Whether a metric was the same at several validations: a setting, or what training cannot change."""
+    return len(curve[1]) > 1 and len(set(curve[1])) == 1
+
+
+def _reference(axes: Any, before: Curve | None) -> None:
+    if before is not None:
+        axes.plot(*before, color=GREY, linestyle="--", linewidth=1.2, label=f"before training {before[1][-1]:.4g}")
 
 
 def _figure(width: float = 7.0, height: float = 4.2) -> tuple[Any, Any]:

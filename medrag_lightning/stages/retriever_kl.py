@@ -70,6 +70,7 @@ class RetrieverKl(Stage):
     """
 
     stage_name: ClassVar[str] = "retriever_kl"
+    loss_unit: ClassVar[str] = "train: distillation loss; validation: gold NLL (nats)"  # on plots
 
     def __init__(
         self,

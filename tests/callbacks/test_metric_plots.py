@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from toy_run import Silent, ToyData, ToyStage, trainer
 
-from callbacks.metric_plots import MetricPlots, draw_reliability, read_curves, smoothed
+from callbacks.metric_plots import MetricPlots, draw_metric, draw_reliability, read_curves, smoothed
 
 
 def test_draws_the_run(tmp_path):
@@ -60,3 +60,16 @@ def test_reliability_of_many_systems_is_drawn():
     points = (probability.tolist(), (rng.random(300) < probability).astype(float).tolist())
     png = draw_reliability({"retrieved": points, "no retrieval": points})
     assert Image.open(io.BytesIO(png)).format == "PNG"
+
+
+def test_what_was_before_training_is_a_line_on_the_same_plot(tmp_path, monkeypatch):
+    (tmp_path / "metrics.csv").write_text(
+        "step,val/loss,val/frozen_loss,val/top1_accuracy,val/frozen_top1_accuracy,val/t_score\n"
+        "1,0.9,1.0,0.5,0.4,0.1\n2,0.8,1.0,0.6,0.4,0.1\n"
+    )
+    monkeypatch.setattr("callbacks.metric_plots.find_metrics", lambda trainer: tmp_path / "metrics.csv")
+    run = trainer(tmp_path, MetricPlots())
+    MetricPlots().on_fit_end(run, Silent())
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"loss.png", "val_top1_accuracy.png"}
+    curve = ([1, 2], [0.5, 0.6])
+    assert draw_metric("val/top1_accuracy", curve) != draw_metric("val/top1_accuracy", curve, ([1, 2], [0.4, 0.4]))
