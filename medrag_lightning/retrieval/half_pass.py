@@ -1,7 +1,8 @@
 """A first pass over all vectors in bfloat16: which rows can be among a query's best, by proof or by estimate.
 
 A product of bfloat16 matrices takes a third of the time of a float32 one, on processors that have the instructions; the
-maximum of every block of rows then stands for the block, so that most scores are looked at once only.
+maximum of every block of rows then stands for the block, so that most scores are looked at once only. Half of the time of a
+search of 30,000 rows of width 256 is that product (of width 768: two thirds), a sixth is the exact scores.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from medrag_lightning.retrieval.rescoring import Floats, Integers, Vectors
 
-BLOCK = 32  # rows that share a maximum
-MOST_SCORES, MOST_QUERIES, FEWEST_QUERIES = 1 << 25, 256, 16  # of one product: 64 MB, and what a processor is fastest with
+BLOCK = 16  # rows that share a maximum
+MOST_SCORES, MOST_QUERIES, FEWEST_QUERIES = 1 << 25, 512, 16  # of one product: 64 MB, and what a processor is fastest with
+FEWEST_SCORES = 1 << 15  # from so many products on this pass is the faster one
 HALF_STEP = 2.0**-9  # what rounding to bfloat16 changes at most in a number below 1
 
 
@@ -46,8 +48,8 @@ class HalfPass:
 
     @staticmethod
     def pays(count: int, queries: int, k: int) -> bool:
-        """Whether this pass over `count` rows takes less time than float32: enough queries, many more blocks than hits."""
-        return queries >= FEWEST_QUERIES and count // BLOCK >= 4 * k
+        """Whether this pass over `count` rows takes less time than float32: enough work, many more blocks than hits."""
+        return queries > 1 and queries * count >= FEWEST_SCORES and count // BLOCK >= 4 * k
 
     def shortlists(self, query_BD: Floats, k: int, certain: bool) -> Iterator[tuple[slice, Integers, Integers]]:
         """Some queries at a time: which, and pairs of a query among them and a row, (P,) each, ascending.
@@ -61,30 +63,38 @@ class HalfPass:
                 rounding took off); else it holds unless an error is four times as large as errors typically are.
         """
         step = min(MOST_QUERIES, max(FEWEST_QUERIES, MOST_SCORES // len(self._half_ND)))
+        rough_BN = torch.empty(min(step, len(query_BD)), len(self._half_ND), dtype=torch.bfloat16)  # once: new pages are dear
         for start in range(0, len(query_BD), step):
             part = slice(start, start + step)
-            who_P, row_P = self._shortlist(query_BD[part], k, certain)
+            who_P, row_P = self._shortlist(query_BD[part], k, certain, rough_BN)
             yield part, who_P, row_P
 
-    def _shortlist(self, query_BD: Floats, k: int, certain: bool) -> tuple[Integers, Integers]:
+    def _shortlist(self, query_BD: Floats, k: int, certain: bool, rough_BN: Tensor) -> tuple[Integers, Integers]:
         blocks = len(self._half_ND) // BLOCK
         if blocks < k:
             everywhere = np.indices((len(query_BD), self.count)).reshape(2, -1)
             return everywhere[0], everywhere[1]
         query = torch.from_numpy(query_BD)
         half = query.bfloat16()
-        rough_BN = half @ self._half_ND.T
+        rough_BN = torch.mm(half, self._half_ND.T, out=rough_BN[: len(query)])
         rough_BN[:, self.count :] = -torch.inf
-        # Block m is rows m, m + M, m + 2 M, ...: maxima over rows that lie far apart are the fast ones.
-        rough_BbM = rough_BN.view(len(query), BLOCK, blocks)
-        peak_BM = rough_BbM.amax(1)
-        # At least k rows score as high as the k-th of the maxima.
-        floor_B = _rounded_down(peak_BM.topk(k, sorted=False).values.amin(1).float() - self._margin(query, half, certain))
-        who, block = (peak_BM >= floor_B[:, None]).nonzero(as_tuple=True)
-        pair, inside = (rough_BbM[who, :, block] >= floor_B[who, None]).nonzero(as_tuple=True)
-        who_P, row_P = who[pair].numpy(), (block[pair] + blocks * inside).numpy()
-        order = np.lexsort((row_P, who_P))
-        return who_P[order], row_P[order]
+        for view in (torch.int16, torch.bfloat16):
+            # The bits of numbers above 0 are in their order, and integers are compared in a third of the time.
+            # Block m is rows m, m + M, m + 2 M, ...: maxima over rows that lie far apart are the fast ones.
+            peak_BM = rough_BN.view(view).view(len(query), BLOCK, blocks).amax(1).view(torch.bfloat16)
+            # At least k rows score as high as the k-th of the maxima. NumPy partitions many times as fast as torch.topk.
+            kth_B = np.partition(peak_BM.float().numpy(), blocks - k, axis=1)[:, blocks - k]
+            floor_B = _rounded_down(torch.from_numpy(kth_B) - self._margin(query, half, certain))
+            if floor_B.amin() > 0:
+                break
+        open_F = np.flatnonzero((peak_BM >= floor_B[:, None]).numpy())
+        who_F = open_F // blocks
+        place_FB = (open_F + who_F * (rough_BN.shape[1] - blocks))[:, None] + blocks * np.arange(BLOCK)
+        # Bits of scores, since NumPy has no bfloat16 and torch's gathering is the slower one.
+        bits_FB = rough_BN.view(torch.int16).numpy().reshape(-1).take(place_FB, mode="clip")
+        high_FB = torch.from_numpy(bits_FB).view(torch.bfloat16) >= floor_B[torch.from_numpy(who_F), None]
+        place_P = np.sort(place_FB[high_FB.numpy()])
+        return np.divmod(place_P, rough_BN.shape[1])
 
     def _margin(self, query_BD: Tensor, half_BD: Tensor, certain: bool) -> Tensor:
         """(B,) how far below the k-th rough score the rough score of one of the best k may lie: twice the largest error."""

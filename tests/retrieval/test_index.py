@@ -80,6 +80,18 @@ def test_flat_equals_numpy_whoever_makes_the_shortlist(half, spread, dtype):
     np.testing.assert_array_equal(scores, np.concatenate([s for s, _ in alone]))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_flat_equals_numpy_whatever_the_sign_of_scores(half, sign):
+    """Bits of negative numbers are in the opposite order of those of positive ones."""
+    vectors = unit(1, 48, seed=1) + 0.3 * unit(3000, 48)
+    queries = np.concatenate([sign * unit(1, 48, seed=1) + 0.3 * unit(30, 48, seed=2), unit(3, 48, seed=3)]).astype(np.float32)
+    scores, rows = VectorIndex(vectors, IndexConfig()).search(queries, 20)
+    expected_scores, expected_rows = reference(queries, vectors, 20)
+    assert ((sign * expected_scores[:30]) > 0).all()
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(scores, expected_scores)
+
+
 def test_the_bfloat16_kind_misses_next_to_nothing_and_writes_no_file(tmp_path):
     vectors, queries = unit(9000, 64, clusters=30), unit(50, 64, seed=0, clusters=30)
     path = tmp_path / "index.faiss"
