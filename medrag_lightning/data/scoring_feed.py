@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from medrag_lightning.batches import Example
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 Pair = tuple[Query, Condition]
 SplitName = Literal["train", "val", "test"]
+_COMPARED = 10_000  # neighbouring queries among which those with the same evidence are found; half a second
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
@@ -32,9 +34,9 @@ class ScoringPlan:
         table: folder of the score table. What it holds is not computed again.
         splits: whose queries are scored. An open question without a gold answer has nothing to score and is left out.
         conditions: what each query is scored under.
-        prompts_per_pack: prompts that a reader gets at once: those of consecutive queries, whole queries at a time, so that
-            prefixes and images are shared. A query with more prompts is a pack of its own. It takes the place of
-            `eval_batch_size`.
+        prompts_per_pack: prompts that a reader gets at once: those of queries with the same candidates, whole queries at a
+            time, so that prefixes and images are shared (`packed`). A query with more prompts is a pack of its own. It takes
+            the place of `eval_batch_size`.
     """
 
     table: str = "runs/scores"
@@ -144,11 +146,40 @@ class ScoringFeed:
 
 
 def packed(of_query: Sequence[Sequence[Pair]], prompts_per_pack: int) -> list[list[Pair]]:
-    """Neighbouring queries together while they have at most `prompts_per_pack` prompts; no query is split."""
-    packs: list[list[Pair]] = []
-    for pairs in of_query:
-        if packs and len(packs[-1]) + len(pairs) <= prompts_per_pack:
-            packs[-1] += pairs
-        else:
-            packs.append(list(pairs))
-    return packs
+    """Queries that are shown the same evidence together, while they have at most `prompts_per_pack` prompts.
+
+    What a reader computes of evidence it computes once a pack. So a pack begins with the first query left, and takes in, one
+    by one, the query that has the most evidence in common with it (the first of equals), until that one has no room. No query
+    is split. The packs depend on `of_query` alone; within one, queries stay in order.
+    """
+    packs: list[list[int]] = []
+    for start in range(0, len(of_query), _COMPARED):
+        some = of_query[start : start + _COMPARED]
+        evidence = [list(dict.fromkeys(c.evidence_ids for _, c in pairs if c.evidence_ids)) for pairs in some]
+        packs += [[start + i for i in pack] for pack in _together(evidence, list(map(len, some)), prompts_per_pack)]
+    return [[pair for i in pack for pair in of_query[i]] for pack in packs]
+
+
+def _together(evidence: Sequence[Sequence[tuple[str, ...]]], prompts: Sequence[int], limit: int) -> list[list[int]]:
+    """Numbers of the queries of each pack; `evidence`: of each query, without repeats; `prompts`: how many each has."""
+    shown_to: dict[tuple[str, ...], list[int]] = {}
+    for number, of_one in enumerate(evidence):
+        for shown in of_one:
+            shown_to.setdefault(shown, []).append(number)
+    sharing = {shown: np.array(numbers) for shown, numbers in shown_to.items()}
+    left, common = np.ones(len(evidence), dtype=bool), np.zeros(len(evidence), dtype=np.int64)
+    packs: list[list[int]] = []
+    room, inside = 0, set[tuple[str, ...]]()
+    for _ in evidence:
+        chosen = int(np.where(left, common, -1).argmax())
+        if prompts[chosen] > room or not packs:
+            packs.append([])
+            chosen, room, inside = int(left.argmax()), limit, set()
+            common[:] = 0
+        packs[-1].append(chosen)
+        left[chosen], room = False, room - prompts[chosen]
+        for shown in evidence[chosen]:
+            if shown not in inside:
+                inside.add(shown)
+                common[sharing[shown]] += 1
+    return [sorted(pack) for pack in packs]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medrag_lightning.batches import AnswerRows, EncodedPrompts, split_by_length
+from medrag_lightning.batches import AnswerRows, EncodedPrompts
 from medrag_lightning.models.answer_trie import AnswerTrees, answer_trees
 from medrag_lightning.models.families import Family
 from medrag_lightning.models.image_positions import image_positions
@@ -27,6 +27,7 @@ from medrag_lightning.models.window import last_layer_window
 
 TOKENS_PER_PASS = {"cpu": 2048}  # what fits its caches: 15 % faster than 8192 at width 256
 _TOKENS_PER_PASS = 16384  # elsewhere
+_PASS = 64  # as so many passes' worth of tokens cost one pass, whatever it computes; milliseconds
 _READ_BACK = 4  # keys and values of shared starts that a pass may copy, in units of its tokens
 _LOGITS_PER_PASS = 1 << 27
 
@@ -144,16 +145,24 @@ def _symbols(
 
 
 def chunks(prices: Sequence[int], limit: int) -> list[list[int]]:
-    """Positions of `prices` in groups of similar price, each of which, padded to its dearest, costs at most `limit`."""
-    if max(prices) == 0:
-        return [list(range(len(prices)))]
+    """Positions of `prices` in groups of similar price, each of which, padded to its dearest, costs at most `limit`.
+
+    Of all such groupings (in order of price) the one that costs least, when a pass costs `limit` / 64 besides its tokens.
+    """
     order = sorted(range(len(prices)), key=lambda i: prices[i])
-    blocks: list[list[int]] = [[]]
-    for i in order:
-        if blocks[-1] and (len(blocks[-1]) + 1) * prices[i] > limit:
-            blocks.append([])
-        blocks[-1].append(i)
-    return [[block[i] for i in group] for block in blocks for group in split_by_length([prices[i] for i in block])]
+    least, begin = np.zeros(len(order) + 1, dtype=np.int64), [0]  # of the first n: their cost, and where their last group begins
+    for end, i in enumerate(order, start=1):
+        first = max(0, end - limit // prices[i]) if prices[i] else 0
+        starts = np.arange(min(first, end - 1), end)
+        cost = least[starts] + (end - starts) * prices[i] + limit // _PASS
+        best = int(cost.argmin())
+        begin.append(int(starts[best]))
+        least[end] = cost[best]
+    groups, end = [], len(order)
+    while end:
+        groups.append(sorted(order[begin[end] : end]))
+        end = begin[end]
+    return groups[::-1]
 
 
 def _prices(work: _Work, members: Sequence[int], shared: int) -> list[int]:

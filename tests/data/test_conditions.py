@@ -118,8 +118,16 @@ def test_corruptions_depend_on_their_name_and_the_query_alone():
             corruption_name(wrong)
 
 
-def test_packs_hold_whole_queries(world, tmp_path):
-    assert packed([["a"] * 3, ["b"] * 3, ["c"] * 9, ["d"]], 6) == [["a"] * 3 + ["b"] * 3, ["c"] * 9, ["d"]]
+def test_packs_hold_whole_queries_and_those_with_the_same_evidence(world, tmp_path):
+    def pairs(query, *evidence):
+        return [(query, Condition((name,) if name else ())) for name in evidence]
+
+    queries = [pairs(*row) for row in ("auvw", "bxyz", "c" + "klm" * 3, "dzx", "ew", "fx")]
+    queries.append([("g", Condition(()))])
+    packs = packed(queries, 6)
+    assert ["".join(dict.fromkeys(query for query, _ in pack)) for pack in packs] == ["ae", "bdf", "c", "g"]
+    assert [pair for pack in packs for pair in pack if pair[0] == "c"] == queries[2]
+    assert sorted(map(len, packs)) == [1, 4, 6, 9]
     items = ScoringFeed(world, ScoringPlan(str(tmp_path / "t"), prompts_per_pack=9)).prediction()
     assert [len(pack) for pack in items.packs] == [8] * 6
     assert items.missing == len(items.wanted) == len(set(items.wanted)) == 48
