@@ -19,7 +19,7 @@ import faiss  # isort: skip
 from medrag_lightning.artifacts import atomic_write, fingerprint
 from medrag_lightning.records import Document
 from medrag_lightning.retrieval.half_pass import HalfPass, has_instructions
-from medrag_lightning.retrieval.rescoring import best, exact_scores
+from medrag_lightning.retrieval.rescoring import Floats, Integers, best, pair_scores
 from medrag_lightning.retrieval.shards import merge_shards, shards_complete
 from medrag_lightning.retrieval.store import SIDES, EvidenceStore, Side, Vectors, VectorType
 
@@ -81,10 +81,10 @@ class IndexConfig:
 class VectorIndex:
     """An index over the vectors of one side of a store.
 
-    Scores are computed again from the stored vectors in float64, so that order and ties (lower row first) do not depend on
-    the kind of index, the number of threads or what else is asked at the same time. A flat index is exact, whether FAISS or
-    the first pass in bfloat16 made the shortlist; the latter takes less than half the time for many queries. What an inexact
-    index finds is in the right order and has the same scores; only what it finds may differ.
+    Scores are computed again from the stored vectors, pair by pair, so that order and ties (lower row first) do not depend
+    on the number of threads or on what else is asked at the same time. They are summed in float64, which makes them the same
+    for every kind of index; for ``bf16``, which is to be fast, in float32. A flat index is exact, whether FAISS or the first
+    pass in bfloat16 made the shortlist; the latter takes half the time for many queries.
     """
 
     def __init__(self, vectors: Vectors, config: IndexConfig, path: Path | None = None) -> None:
@@ -128,14 +128,14 @@ class VectorIndex:
             found = []
             for part, who, row in half.shortlists(query_BD, k, certain=self.config.kind == "flat"):
                 asked = query_BD[part]
-                found.append(best(who, row, exact_scores(asked, self.vectors, who, row), len(asked), k))
+                found.append(best(who, row, self._scores(asked, who, row), len(asked), k))
             return np.concatenate([scores for scores, *_ in found]), np.concatenate([rows for _, rows, _ in found])
         fetch = min(len(self), k + 16)
         rough_BF, rows_BF = self._index.search(query_BD, fetch)
         rows_BF.sort(axis=1)
         who, place = np.nonzero(rows_BF >= 0)
         row = rows_BF[who, place]
-        scores, rows, good = best(who, row, exact_scores(query_BD, self.vectors, who, row), len(query_BD), k)
+        scores, rows, good = best(who, row, self._scores(query_BD, who, row), len(query_BD), k)
         if self.config.kind == "flat" and fetch < len(self):
             # Whatever was not fetched scores at most the last rough score, so a clear k-th score settles the matter.
             good &= scores[:, -1] > rough_BF[:, -1] + SLACK * np.linalg.norm(query_BD, axis=1)
@@ -153,9 +153,13 @@ class VectorIndex:
     def _scan(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The exact answer without the index: for ties that reach beyond what was fetched, and where too few were found."""
         everything = np.arange(len(self))
-        exact = exact_scores(query[None], self.vectors, np.zeros_like(everything), everything)
+        exact = self._scores(query[None], np.zeros_like(everything), everything)
         order = np.argsort(-exact, kind="stable")[:k]
         return exact[order], order
+
+    def _scores(self, query_BD: Floats, who_P: Integers, row_P: Integers) -> Floats:
+        sums = np.float32 if self.config.kind == "bf16" else np.float64
+        return pair_scores(query_BD, self.vectors, who_P, row_P, sums)
 
     def _set_depth(self) -> None:
         settings = self.config.settings()

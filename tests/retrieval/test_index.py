@@ -102,6 +102,16 @@ def test_the_bfloat16_kind_misses_next_to_nothing_and_writes_no_file(tmp_path):
     assert not path.exists()
 
 
+def test_the_bfloat16_kind_puts_equals_in_order_whatever_else_is_asked():
+    vectors, queries = unit(700, 40)[np.arange(2100) % 700], unit(40, 40, seed=4)
+    index = VectorIndex(vectors, IndexConfig("bf16"))
+    scores, rows = index.search(queries, 12)
+    np.testing.assert_array_equal(rows, reference(queries, vectors, 12)[1])
+    alone = [index.search(query[None], 12) for query in queries]
+    np.testing.assert_array_equal(scores, np.concatenate([s for s, _ in alone]))
+    np.testing.assert_array_equal(rows, np.concatenate([r for _, r in alone]))
+
+
 @pytest.mark.parametrize("kind", ["flat", "bf16", "hnsw", "ivf_pq"])
 def test_more_than_there_are_gives_each_once(kind):
     vectors = unit(50)

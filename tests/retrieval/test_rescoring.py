@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medrag_lightning.retrieval.rescoring import PAIR_CHUNK, best, exact_scores
+from medrag_lightning.retrieval.rescoring import PAIR_CHUNK, best, pair_scores
 
 
 def test_scores_are_those_of_each_pair_alone():
@@ -11,7 +11,11 @@ def test_scores_are_those_of_each_pair_alone():
     who = np.repeat([0, 1, 3], [1, 3 * PAIR_CHUNK + 5, PAIR_CHUNK])  # query 2 has none
     row = rng.integers(500, size=len(who))
     alone = [np.dot(queries[q].astype(np.float64), vectors[r].astype(np.float64)) for q, r in zip(who, row, strict=True)]
-    np.testing.assert_array_equal(exact_scores(queries, vectors, who, row), np.float32(alone))
+    np.testing.assert_array_equal(pair_scores(queries, vectors, who, row, np.float64), np.float32(alone))
+    quick = pair_scores(queries, vectors, who, row, np.float32)
+    np.testing.assert_allclose(quick, alone, atol=1e-5)
+    one_by_one = [pair_scores(queries[q][None], vectors, np.array([0]), row[n : n + 1], np.float32) for n, q in enumerate(who)]
+    np.testing.assert_array_equal(quick, np.concatenate(one_by_one))
 
 
 def test_best_sorts_by_score_then_row():
