@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     kind = "synthetic" if chosen.root is None else "text"
     largest = [found for key, found in compared.items() if key.startswith(kind) and key.endswith(f"_{report['batch']}")]
-    report["count"] = largest[0]["count"]
+    report["compared"], report["count"] = kind, largest[0]["count"]
     for name in ("flat", "fast"):
         for ratio in (f"ratio_{name}", f"ratio_{name}_cpu", f"ratio_{name}_tuned"):
             report[ratio] = min(found[ratio] for found in largest)
