@@ -27,7 +27,7 @@ from medrag_lightning.models.window import last_layer_window
 
 TOKENS_PER_PASS = {"cpu": 2048}  # what fits its caches: 15 % faster than 8192 at width 256
 _TOKENS_PER_PASS = 16384  # elsewhere
-_PASS = 64  # as so many passes' worth of tokens cost one pass, whatever it computes; milliseconds
+_PASS = 64  # one pass costs 1 / 64 of the most tokens that it may compute, whatever it computes
 _READ_BACK = 4  # keys and values of shared starts that a pass may copy, in units of its tokens
 _LOGITS_PER_PASS = 1 << 27
 
@@ -147,10 +147,10 @@ def _symbols(
 def chunks(prices: Sequence[int], limit: int) -> list[list[int]]:
     """Positions of `prices` in groups of similar price, each of which, padded to its dearest, costs at most `limit`.
 
-    Of all such groupings (in order of price) the one that costs least, when a pass costs `limit` / 64 besides its tokens.
+    Of all such groupings (in order of price) the one that costs least, where a pass costs `limit` / `_PASS` besides.
     """
     order = sorted(range(len(prices)), key=lambda i: prices[i])
-    least, begin = np.zeros(len(order) + 1, dtype=np.int64), [0]  # of the first n: their cost, and where their last group begins
+    least, begin = np.zeros(len(order) + 1, dtype=np.int64), [0]  # of the first n: cost, and where the last group begins
     for end, i in enumerate(order, start=1):
         first = max(0, end - limit // prices[i]) if prices[i] else 0
         starts = np.arange(min(first, end - 1), end)

@@ -23,7 +23,7 @@ def last_layer_window(model: nn.Module, family: Family, count: int) -> Iterator[
     about two thirds of that one layer, so a share of 1 / layers: much for a small model, little for a large one. With
     gradient checkpointing the block is computed again outside of this context, so there it does nothing.
     """
-    block = None if getattr(model, "is_gradient_checkpointing", False) else _last_feed_forward(model, family)
+    block = None if _recomputes(model) else _last_feed_forward(model, family)
     if block is None:
         yield
         return
@@ -44,6 +44,12 @@ def last_layer_window(model: nn.Module, family: Family, count: int) -> Iterator[
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _recomputes(model: nn.Module) -> bool:
+    """Whether gradient checkpointing is on, by the name that transformers gives it (older ones have the second alone)."""
+    name = "is_activation_checkpointing" if hasattr(type(model), "is_activation_checkpointing") else "is_gradient_checkpointing"
+    return bool(getattr(model, name, False))
 
 
 def _last_feed_forward(model: nn.Module, family: Family) -> nn.Module | None:

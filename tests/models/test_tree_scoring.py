@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations, pairwise
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from reader_world import ANSWERS, FAMILIES, answer_rows, picture, plain_logp, prompts, reader
@@ -85,6 +87,24 @@ def test_small_passes_and_another_attention_give_the_same(family: str, monkeypat
     assert len(tokens) > 6
     torch.testing.assert_close(often_RL, once_RL, atol=TOLERANCE_NATS, rtol=0)
     torch.testing.assert_close(eager_RL, once_RL, atol=TOLERANCE_NATS, rtol=0)
+
+
+def test_passes_hold_similar_prices_within_the_limit_and_cost_least() -> None:
+    prices = [int(price) for price in np.random.default_rng(0).lognormal(3, 0.7, 9)]
+
+    def cost(groups: list[list[int]]) -> int:
+        return sum(len(group) * max(prices[i] for i in group) + 128 // tree_scoring._PASS for group in groups)
+
+    groups = tree_scoring.chunks(prices, 128)
+    assert sorted(i for group in groups for i in group) == list(range(9))
+    ranked = sorted(range(9), key=lambda i: prices[i])
+    all_cuts = [[0, *cuts, 9] for count in range(9) for cuts in combinations(range(1, 9), count)]
+    every = [[ranked[a:b] for a, b in pairwise(cuts)] for cuts in all_cuts]
+    fitting = [g for g in every if all(len(x) == 1 or len(x) * max(prices[i] for i in x) <= 128 for x in g)]
+    assert cost(groups) == min(map(cost, fitting))
+    assert all(len(group) == 1 or len(group) * max(prices[i] for i in group) <= 128 for group in groups)
+    assert tree_scoring.chunks([0, 0, 0], 128) == [[0, 1, 2]]
+    assert tree_scoring.chunks([500, 1], 128) == [[1], [0]]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

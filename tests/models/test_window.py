@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
-from reader_world import ANSWERS, FAMILIES, answer_rows, prompts, reader
+from reader_world import ANSWERS, FAMILIES, TEXTS, answer_rows, prompts, reader, tiny
 
 from medrag_lightning.models import scoring, window
+from medrag_lightning.models.hf_reader import HfReader
 
 
 def scored(family: str, monkeypatch: pytest.MonkeyPatch, windowed: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -43,3 +46,15 @@ def test_the_block_sees_only_the_window_and_the_hooks_are_gone_afterwards(family
     scoring.token_logp(made.core, made.family, some, rows)
     assert widths == [rows.ids_RL.shape[1]]
     assert not block._forward_pre_hooks
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_checkpointing_is_seen_without_a_warning(checkpointing: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        made = HfReader(tiny("llava"), gradient_checkpointing=checkpointing)
+        made.prepare(TEXTS)
+        block = window._last_feed_forward(made.core, made.family)
+        assert block is not None
+        with window.last_layer_window(made.core, made.family, 1):
+            assert bool(block._forward_pre_hooks) != checkpointing
