@@ -27,6 +27,6 @@ class Totals:
             gathered = [{} for _ in range(world_size)]
             torch.distributed.all_gather_object(gathered, self._sums)
         self._sums = {}
-        names = sorted({name for one in gathered for name in one})
+        names = dict.fromkeys(name for one in gathered for name in one)
         totals = {name: [sum(one.get(name, [0.0, 0.0])[place] for one in gathered) for place in (0, 1)] for name in names}
         return {name: total / count for name, (total, count) in totals.items() if count}
