@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 Pair = tuple[Query, Condition]
 SplitName = Literal["train", "val", "test"]
-_COMPARED = 10_000  # neighbouring queries among which those with the same evidence are found; half a second
+_COMPARED = 10_000  # neighbouring queries among which those with the same evidence are found; seconds
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
