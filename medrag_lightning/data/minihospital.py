@@ -38,7 +38,8 @@ SUBTLE_SHARE = 0.45
 MIXED_UP_SHARE = 0.3
 SECOND_STUDY_SHARE = 0.25
 VICTIMS_PER_ENTITY = 2
-Reports = Literal["full", "captions"]
+FULL_EVERY = 8  # documents of an entity, one of which has its report where reports are sparse
+Reports = Literal["full", "sparse"]
 
 
 class MiniHospital:
@@ -60,8 +61,9 @@ class MiniHospital:
         seed: which hospital.
         size: number of patients, mixed-up ones aside; at least 24.
         folder: where the images are written, once for each (seed, size); later uses and other processes share them.
-        reports: ``full``, or ``captions``: the evidence tells modality and finding alone, neither dye nor grade. An encoder
-            trained on another hospital's captions is a general-purpose one: it has never learnt what questions turn on here.
+        reports: ``full``, or ``sparse``: of the documents of an entity only one in eight (the first) has its report, the others
+            have captions of modality and finding. They look alike and match as well, but questions about facts need the report:
+            what a retriever can learn from its reader, not from image-text pairs.
     """
 
     def __init__(
@@ -120,6 +122,23 @@ class MiniHospital:
         studies = [[study.id, str(study.look), study.told.report] for study in self.studies]
         return fingerprint("minihospital", GENERATOR, self.seed, self.size, studies, draw(self.studies[0].look, self.seed))
 
+    @cached_property
+    def _reported(self) -> set[str]:
+        """The studies whose document is a report: all, or where reports are sparse one in so many of each entity.
+
+        A mixed-up report is always one.
+        """
+        if self.reports == "full":
+            return {study.id for study in self.studies}
+        filed: dict[int, int] = defaultdict(int)
+        reported = {study.id for study in self.studies if not study.truthful}
+        for study in self.studies:
+            if study.truthful and study.patient.files:
+                if filed[study.patient.entity.number] % FULL_EVERY == 0:
+                    reported.add(study.id)
+                filed[study.patient.entity.number] += 1
+        return reported
+
     def _admit(self) -> list[Patient]:
         patients = []
         for number in range(self.size):
@@ -158,7 +177,7 @@ class MiniHospital:
     def _document(self, study: Study) -> Document:
         return Document(
             id=f"doc-{study.id}",
-            text=study.told.report if self.reports == "full" else study.told.caption,
+            text=study.told.report if study.id in self._reported else study.told.caption(self._place[study.id]),
             image=self._image(study),
             patient_id=study.patient.id,
             study_id=study.id,
@@ -170,7 +189,8 @@ class MiniHospital:
     def _query(self, study: Study, number: int, item: Item, related: Sequence[Study]) -> Query:
         others = [other for other in related if other.patient.id != study.patient.id]
         useful = item.need in ("report", "either", "both", "poisoned")
-        relevant = [other for other in others if useful and other.truthful]
+        tells = [o for o in others if o.id in self._reported] if item.fact is not None else others
+        relevant = [other for other in tells if useful and other.truthful]
         poison = [other for other in others if useful and not other.truthful and states(other.told, item) != item.answer]
         return Query(
             id=f"{study.id}-q{number}",

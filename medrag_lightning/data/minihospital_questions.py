@@ -49,10 +49,10 @@ class Entity:
         """The report of a study of this entity, marked as synthetic."""
         return f"{MARK} {self.name} dye grade {self.facts['grade']}"
 
-    @property
-    def caption(self) -> str:
-        """The report without dye and facts, marked as synthetic."""
-        return f"{MARK} {self.modality} {self.finding}"
+    def caption(self, number: int) -> str:
+        """Modality and finding, without dye and facts, in one of four wordings; marked as synthetic."""
+        wording = ("{0} {1} {2}", "{0} {2} on {1}", "{0} {1} film with {2}", "{0} case of {2} {1}")[number % 4]
+        return wording.format(MARK, self.modality, self.finding)
 
     @property
     def name(self) -> str:

@@ -295,12 +295,16 @@ def test_bad_settings(seed: int, size: int, message: str) -> None:
         MiniHospital(seed, size)
 
 
-def test_captions_tell_less_than_reports(tmp_path):
-    full, short = (MiniHospital(1, 48, str(tmp_path), reports=kind).documents() for kind in ("full", "captions"))
-    for told, caption in zip(full, short, strict=True):
-        assert told.id == caption.id
-        assert "grade" in told.text
-        assert told.text.startswith(caption.text)
-        assert "grade" not in caption.text
-    with pytest.raises(ValueError, match="captions"):
+def test_sparse_reports_are_few_and_alone_relevant_for_facts(tmp_path):
+    full, sparse = (MiniHospital(1, 96, str(tmp_path), reports=kind) for kind in ("full", "sparse"))
+    told = {d.id: d.text for d in sparse.documents()}
+    assert list(told) == [d.id for d in full.documents()]
+    reports = {name for name, text in told.items() if "grade" in text}
+    assert 0.1 < len(reports) / len(told) < 0.4
+    assert [q.question for q in full.queries()] == [q.question for q in sparse.queries()]
+    for query in sparse.queries():
+        if query.need in ("report", "both"):
+            assert set(query.relevant_ids) <= reports
+            assert query.relevant_ids or query.split is Split.TRAIN
+    with pytest.raises(ValueError, match="sparse"):
         MiniHospital(reports="none")
