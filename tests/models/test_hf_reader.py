@@ -201,9 +201,9 @@ def test_presets_are_readers(path: Path) -> None:
     parser.add_argument("--reader", type=Reader)
     made = parser.instantiate(parser.parse_object(preset["model"]["init_args"])).reader
     assert isinstance(made, HfReader)
-    assert (made.adapter is None) == (path.stem == "tiny")
+    assert (made.adapter is None) == (path.stem in ("tiny", "mini"))
 
 
 def test_there_is_a_preset_for_every_family_of_the_readme() -> None:
-    families = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "idefics3", "smolvlm", "pixtral", "mistral3", "gemma3", "tiny"}
+    families = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "idefics3", "smolvlm", "pixtral", "mistral3", "gemma3", "tiny", "mini"}
     assert {path.stem for path in PRESETS} == families
