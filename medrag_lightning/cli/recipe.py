@@ -68,9 +68,8 @@ class Recipe:
             name, dot, key = place.partition(".")
             if not (equals and dot and key):
                 raise ValueError(f"--set {text}: write STEP.KEY=VALUE, such as {self.steps[0].name}.trainer.max_epochs=3")
-            step = self.step(name, "--set")
-            _check_argument(f"--set {text}", key, step.verb)
-            steps[name] = replace(step, arguments={**step.arguments, key: value})
+            _check_argument(f"--set {text}", key, self.step(name, "--set").verb)
+            steps[name] = replace(steps[name], arguments={**steps[name].arguments, key: value})
         changed = replace(self, steps=tuple(steps.values()))
         for step in changed.steps:
             _check_placeholders(changed, step)

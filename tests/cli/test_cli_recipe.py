@@ -118,3 +118,9 @@ def test_mistakes_on_the_command_line_are_named(recipe):
         recipe().with_arguments(["max_epochs=3"])
     with pytest.raises(ValueError, match="recipe 'jomad': config file 'recipes/jomad' not found"):
         read_recipe("jomad")
+
+
+def test_two_arguments_of_one_step_are_both_set():
+    changed = read_recipe("jomed").with_arguments(["reader.trainer.max_epochs=4", "reader.data.init_args.batch_size=8"])
+    arguments = changed.step("reader", "--set").arguments
+    assert (arguments["trainer.max_epochs"], arguments["data.init_args.batch_size"]) == ("4", "8")
