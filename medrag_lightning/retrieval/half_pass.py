@@ -1,8 +1,8 @@
 """A first pass over all vectors in bfloat16: which rows can be among a query's best, by proof or by estimate.
 
 A product of bfloat16 matrices takes a third of the time of a float32 one, on processors that have the instructions; the
-maximum of every block of rows then stands for the block, so that most scores are looked at once only. More than half of the time
-of a search of 30,000 rows of width 256 is that product, of width 768 two thirds.
+maximum of every block of rows then stands for the block, so that most scores are looked at once only. More than half of the
+time of a search of 30,000 rows of width 256 is that product, of width 768 two thirds.
 """
 
 from __future__ import annotations
