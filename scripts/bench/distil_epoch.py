@@ -48,8 +48,9 @@ from medrag_lightning.stages.base import Schedule
 from medrag_lightning.stages.retriever_kl import RetrieverKl
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scoring import CHOICES, DOCUMENTS, Peer, World, generating, ours  # type: ignore[import-not-found]
+from scoring import CHOICES, Peer, World, generating, ours  # type: ignore[import-not-found]
 
+DOCUMENTS = 1080
 BATCH, CHUNK, MIX, REFRESH, QUERIES_A_CALL = 2, 5, 0.15, 10, 16
 GOLD = CHOICES.index("one")
 
@@ -58,11 +59,12 @@ class Bench:
     """A reader, towers, documents with their vectors, and queries with K candidates each."""
 
     def __init__(self, backbone: TinyBackbone, queries: int, candidates: int, image_side_px: int) -> None:
-        self.world, self.candidates = World(backbone, "evidence_first", queries, image_side_px), candidates
+        self.world, self.candidates = World(backbone, "evidence_first", max(DOCUMENTS, queries), image_side_px), candidates
         self.encoder = TinyTowers()
-        self.images = self.world.pictures[DOCUMENTS:]
-        self.vector_ND = self.encoder.embed_images(self.world.pictures[:DOCUMENTS])
-        self.examples: list[Example] = self.world.examples(candidates, True)
+        size = len(self.world.documents)
+        self.images = self.world.pictures[size:]
+        self.vector_ND = self.encoder.embed_images(self.world.pictures[:size])
+        self.examples: list[Example] = [self.world.example(n, self.world.found[n, :candidates]) for n in range(queries)]
 
     def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         """Of both sides."""

@@ -88,15 +88,15 @@ class World:
         mean = sum(distinct) / sum(map(len, packs))
         _, chosen = min((abs(new / len(pack) - mean), p) for p, (new, pack) in enumerate(zip(distinct, packs, strict=True)))
         numbers = dict.fromkeys(int(query.id[1:]) for query, _ in packs[chosen])
-        return [self._example(n, self.found[n, :count]) for n in numbers], mean
+        return [self.example(n, self.found[n, :count]) for n in numbers], mean
 
     def alone(self, count: int) -> list[Example]:
         """Queries of which no two have a candidate in common (while the documents last)."""
         size = len(self.queries)
-        numbers = np.resize(self.order, (max(4, ALONE // count), count))
-        return [self._example(q % size, row) for q, row in enumerate(numbers)]
+        return [self.example(q % size, r) for q, r in enumerate(np.resize(self.order, (max(4, ALONE // count), count)))]
 
-    def _example(self, query: int, numbers: Any) -> Example:
+    def example(self, query: int, numbers: Any) -> Example:
+        """A query with the documents of these numbers as its candidates."""
         shown = tuple(Candidate(self.documents[i], 0.5, Channel.IMAGE_TO_IMAGE) for i in numbers)
         images = tuple(self.pictures[i] for i in numbers)
         return Example(self.queries[query], Regime.RETRIEVED, shown, self.pictures[len(self.queries) + query], images)
