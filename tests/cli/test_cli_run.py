@@ -183,7 +183,7 @@ def test_signal_to_the_process_saves_and_tells(toy, toy_folder, number, code, ex
     folder = toy / "runs" / "toy-001"
     wait_for(folder / "metrics.csv", process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=150)
     assert process.returncode == code, (out, err)
     assert err.count("go on with: python -m medrag_lightning fit -c runs/toy-001/config.yaml") == 1
     assert len(list((toy / "runs").iterdir())) == 1, "all ranks share one run folder"
