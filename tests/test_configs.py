@@ -31,7 +31,8 @@ def test_every_file_is_tested_here():
     folders = {"data", "readers", "retrievers", "stages", "recipes"}
     found = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
     assert all(name in known or name.split("/")[0] in folders for name in found)
-    stages = {"embed", "reader_raft", "retriever_contrastive", "retriever_kl", "retriever_kl_jomed", "score"}
+    stages = {"embed", "reader_raft", "retriever_contrastive", "score"}
+    stages |= {"retriever_kl", "retriever_kl_small", "retriever_kl_jomed"}
     assert set(names("stages")) <= stages, "a new stage needs a run of its own here"
 
 
@@ -121,8 +122,8 @@ def test_a_retriever_learns_from_scores_and_searches(tmp_path, monkeypatch):
     few = [*ONE_STEP[1:], *(f"--{search}.per_channel.image_to_{side}=4" for side in ("image", "text"))]
     shared = ["-c", "data/minihospital", "-c", "stages/retriever_kl"]
     main(["predict", *shared, "-c", "stages/score", *few, *small()])
-    main(["fit", *shared, *few, "--trainer.max_epochs=1"])
-    (text,) = Path("runs").glob("retriever_kl-001/checkpoints/best-*.ckpt")
+    main(["fit", *shared, "-c", "stages/retriever_kl_small", *few, "--trainer.max_epochs=1"])
+    (text,) = Path("runs").glob("retriever_kl_small-001/checkpoints/best-*.ckpt")
     image = ["--model.init_args.heads.init_args.sides=[image]", f"--model.init_args.init_from={text}", "--trainer.max_epochs=1"]
     main(["fit", *shared, "-c", "stages/retriever_kl_jomed", *few, *image])
     (best,) = Path("runs").glob("retriever_kl_jomed-001/checkpoints/best-*.ckpt")
