@@ -141,13 +141,16 @@ class ResultsTable(L.Callback):
 
 
 def _tuned_note(stage: AnsweringStage, folder: Path, split: str) -> list[str]:
-    """Writes ``fusion.yaml`` after a validation of a stage that tuned its fusion, and says so."""
-    tuned = getattr(stage, "tuned_fusion", None) if split == "val" else None
-    if tuned is None:
+    """Writes ``fusion.yaml`` after a validation of a stage that fuses candidates, and says what was chosen."""
+    fusion = getattr(stage, "fusion", None) if split == "val" else None
+    if fusion is None:
         return []
-    path, settings = folder / "fusion.yaml", asdict(tuned.fusion)
+    tuned = getattr(stage, "tuned_fusion", None)
+    path, settings = folder / "fusion.yaml", asdict(tuned.fusion if tuned else fusion)
     with atomic_write(path, "w") as stream:
         yaml.safe_dump({"model": {"init_args": {"fusion": settings}}}, stream, sort_keys=False)
+    if tuned is None:
+        return [f"fusion stays as configured ({path}): no validation query has a known answer and two retrieved candidates"]
     chosen = f"temperature {settings['temperature']:g}, head weights {settings['head_weights'] or 'alike'}"
     gain = f"NLL {tuned.before_nats:.4f} -> {tuned.nll_nats:.4f} nats on {tuned.queries} validation queries"
     return [f"fusion tuned by likelihood: {chosen}; {gain}; for a test add -c {path}"]
