@@ -50,12 +50,13 @@ class PromptTemplate:
         order = range(len(example.candidates)) if shown is None else shown
         evidence = [segment for place, k in enumerate(order) for segment in self._candidate(example, k, place)]
         query = self._query(example)
+        strengths = tuple(candidate.score for candidate in example.candidates)
         head = [Segment(Role.INSTRUCTION, self.instruction + "\n")] if self.instruction else []
         if self.order == "evidence_first":
-            return Prompt((*head, *evidence, *query), self.system)
+            return Prompt((*head, *evidence, *query), self.system, strengths)
         cue = [Segment(Role.QUESTION, "\n" + self.answer_cue)] if evidence and self.answer_cue else []
         lead = [Segment(Role.INSTRUCTION, "\n")] if evidence else []
-        return Prompt((*head, *query, *lead, *evidence, *cue), self.system)
+        return Prompt((*head, *query, *lead, *evidence, *cue), self.system, strengths)
 
     def fingerprint(self) -> str:
         """sha256 of every setting: scores of one template are never mixed with those of another."""

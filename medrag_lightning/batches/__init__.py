@@ -23,10 +23,14 @@ from medrag_lightning.batches.reading import (
     split_by_length,
 )
 from medrag_lightning.batches.retrieval import CandidatePool, DistillExample, Embedded, EmbedItem, Pair, PairBatch, pixel_sha256
+from medrag_lightning.batches.steering import SEGMENTS, AttentionMass, Direction, Steering, SteeringPolicy, TokenRoles
 
 __all__ = [
+    "SEGMENTS",
     "AnswerRows",
+    "AttentionMass",
     "CandidatePool",
+    "Direction",
     "DistillExample",
     "EmbedItem",
     "Embedded",
@@ -39,6 +43,9 @@ __all__ = [
     "ReaderPart",
     "Role",
     "Segment",
+    "Steering",
+    "SteeringPolicy",
+    "TokenRoles",
     "pixel_sha256",
     "split_by_length",
 ]

@@ -12,7 +12,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from medrag_lightning.records import Candidate, Condition, Query, Regime
+from medrag_lightning.batches.steering import Steering, TokenRoles
+from medrag_lightning.records import Candidate, Condition, Noise, Query, Regime
 
 
 class Role(StrEnum):
@@ -47,10 +48,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The segments of one user turn, in reading order (no answer inside), and a system message if the template has one."""
+    """The segments of one user turn, in reading order (no answer inside), and a system message if the template has one.
+
+    `strengths` are the retrieval scores of the candidates, by their number.
+    """
 
     segments: tuple[Segment, ...]
     system: str = ""
+    strengths: tuple[float, ...] = ()
 
     @property
     def images(self) -> list[Image]:
@@ -62,7 +67,8 @@ class Prompt:
 class Example:
     """One query with the evidence it is read with. `candidate_images[k]` belongs to `candidates[k]`; None if it has none.
 
-    `system` names the retriever where several are compared; `condition` is set where the score table asks.
+    `system` names the retriever where several are compared; `condition` is set where the score table asks, `noise` where
+    evidence was spoilt on purpose.
     """
 
     query: Query
@@ -72,6 +78,7 @@ class Example:
     candidate_images: tuple[Image | None, ...] = ()
     system: str = ""
     condition: Condition | None = None
+    noise: Noise | None = None
 
     def without_images(self) -> Example:
         """The same example without pixels, to keep beside predictions."""
@@ -90,6 +97,8 @@ class EncodedPrompts:
         image_places: for shared images, the places among the distinct images in `vision` of each prompt's images, in reading
             order. Empty: `vision` holds every prompt's images one after another, repeated ones too.
         image_keys: for shared images, `pixel_sha256` of each distinct image: a frozen vision tower sees each key once.
+        roles: which token is what, where it was asked for.
+        steering: how the reader's attention is to be steered while it reads these prompts; needs `roles`.
     """
 
     ids_PT: Tensor
@@ -98,17 +107,21 @@ class EncodedPrompts:
     images_of_prompt: tuple[int, ...] = ()
     image_places: tuple[tuple[int, ...], ...] = ()
     image_keys: tuple[str, ...] = ()
+    roles: TokenRoles | None = None
+    steering: Steering | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedPrompts:
         """A copy on `device`."""
         move = {name: value.to(device, non_blocking=non_blocking) for name, value in self.vision.items()}
         ids_PT, mask_PT = (t.to(device, non_blocking=non_blocking) for t in (self.ids_PT, self.mask_PT))
-        return replace(self, ids_PT=ids_PT, mask_PT=mask_PT, vision=move)
+        roles = None if self.roles is None else self.roles.to(device, non_blocking)
+        return replace(self, ids_PT=ids_PT, mask_PT=mask_PT, vision=move, roles=roles)
 
     def pin_memory(self) -> EncodedPrompts:
         """A copy in page-locked memory."""
         pinned = {name: value.pin_memory() for name, value in self.vision.items()}
-        return replace(self, ids_PT=self.ids_PT.pin_memory(), mask_PT=self.mask_PT.pin_memory(), vision=pinned)
+        roles = None if self.roles is None else self.roles.pin_memory()
+        return replace(self, ids_PT=self.ids_PT.pin_memory(), mask_PT=self.mask_PT.pin_memory(), vision=pinned, roles=roles)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class HfProcessor:
         """Id of the padding token."""
         return int(self.tokenizer.pad_token_id)
 
-    def encode_prompts(self, prompts: Sequence[Prompt], share_images: bool = False) -> EncodedPrompts:
+    def encode_prompts(self, prompts: Sequence[Prompt], share_images: bool = False, roles: bool = False) -> EncodedPrompts:
         """P prompts with the chat template and its generation prompt, left-padded; see `interfaces.Processor`."""
         if share_images:
             return encode_shared(self, self._pieces, prompts)

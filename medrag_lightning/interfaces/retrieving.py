@@ -1,10 +1,10 @@
-"""The seams between rooms. A stage knows these, never a concrete reader, retriever or source; they meet in YAML."""
+"""Encoders, sources of candidates, and what brings several similarities together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,86 +12,8 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn import Module
 
-from medrag_lightning.batches import AnswerRows, EncodedPrompts, Prompt
-from medrag_lightning.records import Document, ImageRef, Query, Retrieved
-
-OpenImage = Callable[[ImageRef], Image]
-"""Opens an image as RGB, or raises ValueError that names the file and the remedy."""
-
-
-@runtime_checkable
-class Table(Protocol):
-    """A data set on disk, read into records. One parser, one class; see data/tables."""
-
-    def queries(self) -> list[Query]:
-        """Its questions, in file order; raises ValueError that lists every bad row with file and line."""
-        ...
-
-    def documents(self) -> list[Document]:
-        """What of it may serve as evidence (never validation or test items), in file order."""
-        ...
-
-    def roots(self) -> list[Path]:
-        """The folders that its images lie under; nothing outside them is opened."""
-        ...
-
-
-@runtime_checkable
-class Processor(Protocol):
-    """Text and images to model inputs, the only seam for a model family's own format."""
-
-    def encode_prompts(self, prompts: Sequence[Prompt], share_images: bool = False) -> EncodedPrompts:
-        """P prompts, with the family's chat template and generation prompt, left-padded.
-
-        With `share_images`, each distinct image is prepared once, for a reader whose image path is not being trained.
-        """
-        ...
-
-    def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
-        """Token ids of each answer as the assistant's turn continues, end-of-turn token included. Never empty."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated ids, up to the first end-of-turn token, without special tokens, stripped."""
-        ...
-
-    def count_tokens(self, prompt: Prompt) -> int:
-        """A cheap estimate of the prompt's length in tokens, to group prompts of similar length."""
-        ...
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """A vision-language model that reads prompts (and, at run time, a torch module)."""
-
-    def prepare(self, texts: Iterable[str]) -> None:
-        """Builds or loads the weights, once; a reader without a tokenizer of its own trains one on `texts`."""
-        ...
-
-    @property
-    def processor(self) -> Processor:
-        """The reader's processor; RuntimeError before `prepare`."""
-        ...
-
-    def token_logp(self, prompts: EncodedPrompts, rows: AnswerRows) -> Tensor:
-        """Log-probability in nats of every answer token, teacher-forced: float32 (R, L), 0 on padding. Differentiable."""
-        ...
-
-    def generate(self, prompts: EncodedPrompts, max_new_tokens: int) -> list[list[int]]:
-        """Greedy continuation of each prompt as token ids, without the prompt."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What a checkpoint must keep to rebuild the reader, as plain JSON (name or shape, tokenizer, adapter settings)."""
-        ...
-
-    def restore(self, description: dict[str, Any]) -> None:
-        """`prepare` from a checkpoint's description; ValueError where it contradicts this reader's settings."""
-        ...
-
-    def fingerprint(self) -> str:
-        """sha256 over the weights that matter to its answers and the processor's settings."""
-        ...
+from medrag_lightning.interfaces.serving import OpenImage
+from medrag_lightning.records import Channel, Document, Query, Retrieved
 
 
 @runtime_checkable
@@ -265,34 +187,30 @@ class CandidateSource(Protocol):
         ...
 
 
-Collator = Callable[[Sequence[Any]], Any]
-"""A list of examples to a batch; runs in loader workers."""
-
-
-Feed = Literal["reading", "corpus", "scoring", "pairs", "distillation"]
-"""What a data module serves to a stage: examples to read, documents to embed, (query, condition) examples to score, image-text
-pairs, or queries with their pools of scored candidates."""
-
-
 @runtime_checkable
-class ServedStage(Protocol):
-    """What the data module asks of any stage."""
+class SimilaritySource(Protocol):
+    """A source that can tell how similar a query and a document are, channel by channel."""
 
-    @property
-    def feed(self) -> Feed:
-        """What the stage is served."""
-        ...
-
-    def collator(self, training: bool) -> Collator:
-        """The collator for training batches, or for evaluation batches."""
+    def similarities(
+        self, queries: Sequence[Query], ids: Sequence[Sequence[str]], channels: Sequence[Channel]
+    ) -> list[NDArray[np.float32]]:
+        """For each query the cosines (K, M) of its documents `ids` in `channels`; NaN where a side is missing."""
         ...
 
 
 @runtime_checkable
-class CollatingStage(ServedStage, Protocol):
-    """What the data module asks of a stage that reads examples."""
+class SimilarityFusion(Protocol):
+    """Several similarities of a query and a document as one score: f(q, d) = sum_m w_m cos_m (MR-RAG)."""
 
     @property
-    def one_candidate_per_prompt(self) -> bool:
-        """Whether a training prompt shows one candidate (JOMED) or all of them."""
+    def channels(self) -> tuple[Channel, ...]:
+        """The M similarities that it weighs, in order."""
+        ...
+
+    def scores(self, similarity_BKM: NDArray[np.float32], queries: Sequence[Query]) -> NDArray[np.float32]:
+        """f (B, K) for the candidates of B queries; NaN where a candidate has no similarity at all (padding)."""
+        ...
+
+    def fingerprint(self) -> str:
+        """sha256 over everything that the scores depend on."""
         ...

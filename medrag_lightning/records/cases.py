@@ -1,16 +1,11 @@
-"""The records that every room passes on: plain, frozen, typed, standard library only.
-
-A *query* is one question about one image of one patient. A *document* is one (image, text) item of the evidence
-corpus. A *candidate* is a document that was found for a query, with the score and the channel that found it.
-"""
+"""What a system is asked and what it may read: queries, documents, candidates."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 _ARRAY_REF = re.compile(r"^(?P<path>.+\.npz)#(?P<array>\w+)/(?P<index>\d+)$")
 
@@ -37,6 +32,7 @@ class Channel(StrEnum):
     IMAGE_TO_TEXT = "image_to_text"
     TEXT_TO_TEXT = "text_to_text"
     TEXT_TO_IMAGE = "text_to_image"
+    FUSED = "fused"  # by a learned sum of the similarities above
     GIVEN = "given"  # named by hand or by a generator (oracle and poisoned evidence), not searched
 
 
@@ -165,112 +161,6 @@ class Retrieved:
     query_id: str
     candidates: tuple[Candidate, ...]
     provenance: str = ""
-
-
-class ImageShown(StrEnum):
-    """Which image a condition shows in the query's place."""
-
-    OWN = "own"
-    NONE = "none"
-    OTHER = "other"  # the image of another query or document, named by `Condition.image_of`
-    CORRUPTED = "corrupted"  # its own, changed on purpose as `Condition.corruption` says
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """What a reader is shown with a query when it is scored: some evidence in one prompt, and an image.
-
-    Attributes:
-        evidence_ids: documents in the prompt, in order; empty for none.
-        image: which image stands in the query's place.
-        image_of: id of the query or document whose image is shown, for `other`; None otherwise.
-        corruption: how the image was changed, for `corrupted` (name and settings as text); empty otherwise.
-    """
-
-    evidence_ids: tuple[str, ...] = ()
-    image: ImageShown = ImageShown.OWN
-    image_of: str | None = None
-    corruption: str = ""
-
-    def __post_init__(self) -> None:
-        if (self.image is ImageShown.OTHER) != (self.image_of is not None):
-            raise ValueError(f"image_of={self.image_of!r} does not fit image {str(self.image)!r}")
-        if (self.image is ImageShown.CORRUPTED) != bool(self.corruption):
-            raise ValueError(f"corruption={self.corruption!r} does not fit image {str(self.image)!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How likely a frozen reader finds each answer to a query under a condition: one row of the score table.
-
-    Attributes:
-        query_id: the query.
-        condition: what was shown.
-        answers: what was scored: the choices of a closed question, or the gold answer alone of an open one.
-        logp_nats: log-probability of each answer, summed over its tokens (end of turn included); not normalised over answers.
-        token_counts: tokens of each answer, to normalise by length.
-        gold_index: position of the gold answer among `answers`; -1 where unknown.
-        generated: the reader's own words, where asked for.
-        correct: whether the most likely choice (closed) or the words (open) are right; None where unknown.
-    """
-
-    query_id: str
-    condition: Condition
-    answers: tuple[str, ...]
-    logp_nats: tuple[float, ...]
-    token_counts: tuple[int, ...]
-    gold_index: int = -1
-    generated: str | None = None
-    correct: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the system answered to one query under one evidence regime.
-
-    Attributes:
-        query_id: the query.
-        regime: what evidence was shown.
-        answer: the parsed answer; None when the reader's output was invalid.
-        raw: the reader's own words (closed questions that were scored: the best choice).
-        gold: the gold answer, None where unknown.
-        answer_type: closed or open.
-        choices: the closed answers, in order.
-        logp_nats: for closed questions, log-probability of each choice, normalised over the choices.
-        cited: ids of the candidates in the prompt or in the mixture, best first.
-        weights: mixture weight of each cited candidate; empty when all stood in one prompt.
-        need: copied from the query.
-        question: the question's text.
-        scores: retrieval score of each cited candidate.
-        channels: the channel that found each cited candidate.
-        candidate_logp_nats: for mixtures, a row for each cited candidate, read alone: log-probability of each choice,
-            normalised over the choices (closed), or of the gold answer alone, per token (open; empty without one).
-        candidate_answers: for mixtures, the answer that each cited candidate alone would give; None where invalid.
-        system: name of the retriever where several are compared; empty for the run's own.
-        gold_logp_nats: log-probability of the gold answer: of its choice (closed), a token (open); None where unknown.
-        gold_tokens: tokens of the gold answer of an open question; 0 where unknown or closed.
-    """
-
-    query_id: str
-    regime: Regime
-    answer: str | None
-    raw: str
-    gold: str | None
-    answer_type: AnswerType
-    choices: tuple[str, ...] = ()
-    logp_nats: tuple[float, ...] = ()
-    cited: tuple[str, ...] = ()
-    weights: tuple[float, ...] = ()
-    need: str | None = None
-    question: str = ""
-    scores: tuple[float, ...] = ()
-    channels: tuple[Channel, ...] = ()
-    candidate_logp_nats: tuple[tuple[float, ...], ...] = ()
-    candidate_answers: tuple[str | None, ...] = ()
-    system: str = ""
-    gold_logp_nats: float | None = None
-    gold_tokens: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def shares_identity(query: Query, document: Document) -> str | None:

@@ -1,0 +1,96 @@
+"""How attention is to be steered, and which token of a prompt is what: settings and tensors, no mechanism."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+SteeringPolicy = Literal["paper", "centred", "mass_preserving", "learned", "pai", "pasta", "knockout"]
+"""`paper`: MR-RAG's IFA, logit + lambda_k |logit| from question rows to the tokens of document k. `centred`: lambda minus its
+mean over the documents. `mass_preserving`: as `paper`, redistributed within the documents' mass; image and question keep
+theirs. `learned`: `paper` times a trained factor a layer. `pai`: logit + gain |logit| on the query image's tokens, from the
+last row (PAI, ECCV 2024). `pasta`: log(gain) on everything but the best document, in chosen heads (PASTA, ICLR 2024).
+`knockout`: no attention along `direction`, to find out where it matters."""
+
+Direction = Literal["evidence_to_question", "image_to_question", "evidence_to_last", "question_to_last"]
+"""From which tokens (columns) to which (rows): what knockout blocks."""
+
+LayerChoice = list[int] | Literal["all"]
+
+
+@dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
+class Steering:
+    """How the reader's attention is steered within a prompt that holds all its evidence.
+
+    Args:
+        policy: what is added to attention logits before the softmax; see `SteeringPolicy`.
+        layers: decoder layers that are steered, from 0, or ``all``. Stage `critical_layers` finds those that matter.
+        gain: strength: factor of lambda (paper, centred, mass_preserving: 1 as published; pai: 0.2), or what attention of the
+            rest is multiplied with (pasta: 0.01). `knockout` takes none.
+        direction: what `knockout` blocks.
+        heads: heads that `pasta` steers; null for all.
+        steer_generated: also steer the rows of generated and scored answer tokens, as if they were question tokens.
+    """
+
+    policy: SteeringPolicy
+    layers: LayerChoice
+    gain: float = 1.0
+    direction: Direction = "evidence_to_question"
+    heads: list[int] | None = None
+    steer_generated: bool = False
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.gain) or self.gain < 0:
+            raise ValueError(f"steering.gain must be a number of at least 0, got {self.gain}")
+        if self.policy == "pasta" and not 0 < self.gain <= 1:
+            raise ValueError(f"steering.gain of policy pasta must lie in (0, 1], got {self.gain}; PASTA: 0.01")
+        if self.layers != "all" and (not self.layers or min(self.layers) < 0 or len(set(self.layers)) != len(self.layers)):
+            raise ValueError(f"steering.layers must name layers from 0, each once, or be `all`; got {self.layers}")
+        if self.heads is not None and self.policy != "pasta":
+            raise ValueError(f"steering.heads would be ignored by policy {self.policy!r}; leave them out")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRoles:
+    """Which token of P encoded prompts is what.
+
+    Attributes:
+        role_PT: int8, the place of the token's role in ``list(Role)``; -1 for padding and for what the template writes.
+        document_PT: int16, the number (from 0) of the candidate that an evidence token belongs to; -1 for other tokens.
+        strength_PK: float32 retrieval score of each candidate by its number; NaN where a prompt has no such candidate. May
+            require a gradient: then steering is differentiable in what made the scores.
+    """
+
+    role_PT: Tensor
+    document_PT: Tensor
+    strength_PK: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TokenRoles:
+        """A copy on `device`."""
+        every = (self.role_PT, self.document_PT, self.strength_PK)
+        return TokenRoles(*(tensor.to(device, non_blocking=non_blocking) for tensor in every))
+
+    def pin_memory(self) -> TokenRoles:
+        """A copy in page-locked memory."""
+        return TokenRoles(self.role_PT.pin_memory(), self.document_PT.pin_memory(), self.strength_PK.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMass:
+    """Where the question's tokens look, a mean over heads and question tokens.
+
+    Attributes:
+        segment_PLS: float32, for each prompt and decoder layer the share of attention on each of `SEGMENTS`; sums to 1.
+        document_PLK: float32, the same for each candidate's tokens (image and text); NaN where a prompt has no such candidate.
+    """
+
+    segment_PLS: Tensor
+    document_PLK: Tensor
+
+
+SEGMENTS = ("evidence", "query_image", "question", "rest")
+"""`evidence`: texts and images of candidates. `rest`: instruction, system message and what the template writes."""

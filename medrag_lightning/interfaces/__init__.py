@@ -1,0 +1,47 @@
+"""The seams between rooms. A stage knows these, never a concrete reader, retriever or source; they meet in YAML."""
+
+from medrag_lightning.interfaces.reading import (
+    AttentionReader,
+    Processor,
+    Reader,
+)
+from medrag_lightning.interfaces.retrieving import (
+    CandidateSource,
+    DualEncoder,
+    QueryEncoder,
+    QueryTowers,
+    Refreshable,
+    Retriever,
+    SimilarityFusion,
+    SimilaritySource,
+    VectorSource,
+)
+from medrag_lightning.interfaces.serving import (
+    CollatingStage,
+    Collator,
+    Feed,
+    OpenImage,
+    ServedStage,
+    Table,
+)
+
+__all__ = [
+    "AttentionReader",
+    "CandidateSource",
+    "CollatingStage",
+    "Collator",
+    "DualEncoder",
+    "Feed",
+    "OpenImage",
+    "Processor",
+    "QueryEncoder",
+    "QueryTowers",
+    "Reader",
+    "Refreshable",
+    "Retriever",
+    "ServedStage",
+    "SimilarityFusion",
+    "SimilaritySource",
+    "Table",
+    "VectorSource",
+]

@@ -1,0 +1,83 @@
+"""Readers and their processors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from medrag_lightning.batches import AnswerRows, AttentionMass, EncodedPrompts, Prompt
+
+
+@runtime_checkable
+class Processor(Protocol):
+    """Text and images to model inputs, the only seam for a model family's own format."""
+
+    def encode_prompts(self, prompts: Sequence[Prompt], share_images: bool = False, roles: bool = False) -> EncodedPrompts:
+        """P prompts, with the family's chat template and generation prompt, left-padded.
+
+        With `share_images`, each distinct image is prepared once, for a reader whose image path is not being trained. With
+        `roles`, it is told which token is what.
+        """
+        ...
+
+    def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
+        """Token ids of each answer as the assistant's turn continues, end-of-turn token included. Never empty."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, up to the first end-of-turn token, without special tokens, stripped."""
+        ...
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """A cheap estimate of the prompt's length in tokens, to group prompts of similar length."""
+        ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A vision-language model that reads prompts (and, at run time, a torch module)."""
+
+    def prepare(self, texts: Iterable[str]) -> None:
+        """Builds or loads the weights, once; a reader without a tokenizer of its own trains one on `texts`."""
+        ...
+
+    @property
+    def processor(self) -> Processor:
+        """The reader's processor; RuntimeError before `prepare`."""
+        ...
+
+    def token_logp(self, prompts: EncodedPrompts, rows: AnswerRows) -> Tensor:
+        """Log-probability in nats of every answer token, teacher-forced: float32 (R, L), 0 on padding. Differentiable."""
+        ...
+
+    def generate(self, prompts: EncodedPrompts, max_new_tokens: int) -> list[list[int]]:
+        """Greedy continuation of each prompt as token ids, without the prompt."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint must keep to rebuild the reader, as plain JSON (name or shape, tokenizer, adapter settings)."""
+        ...
+
+    def restore(self, description: dict[str, Any]) -> None:
+        """`prepare` from a checkpoint's description; ValueError where it contradicts this reader's settings."""
+        ...
+
+    def fingerprint(self) -> str:
+        """sha256 over the weights that matter to its answers and the processor's settings."""
+        ...
+
+
+@runtime_checkable
+class AttentionReader(Protocol):
+    """A reader whose attention can be looked at; steering comes with the prompts (`EncodedPrompts.steering`)."""
+
+    @property
+    def layer_count(self) -> int:
+        """Decoder layers."""
+        ...
+
+    def attention_mass(self, prompts: EncodedPrompts) -> AttentionMass:
+        """Where the question's tokens look in each layer; the prompts need `roles`."""
+        ...

@@ -1,0 +1,47 @@
+"""The records that every room passes on: plain, frozen, typed, standard library only.
+
+A *query* is one question about one image of one patient. A *document* is one (image, text) item of the evidence
+corpus. A *candidate* is a document that was found for a query, with the score and the channel that found it.
+"""
+
+from medrag_lightning.records.cases import (
+    AnswerType,
+    Candidate,
+    Channel,
+    Document,
+    ImageRef,
+    Query,
+    Regime,
+    Retrieved,
+    Split,
+    shares_identity,
+    unique_by_id,
+)
+from medrag_lightning.records.outcomes import (
+    Condition,
+    ImageShown,
+    Noise,
+    NoiseKind,
+    Prediction,
+    Score,
+)
+
+__all__ = [
+    "AnswerType",
+    "Candidate",
+    "Channel",
+    "Condition",
+    "Document",
+    "ImageRef",
+    "ImageShown",
+    "Noise",
+    "NoiseKind",
+    "Prediction",
+    "Query",
+    "Regime",
+    "Retrieved",
+    "Score",
+    "Split",
+    "shares_identity",
+    "unique_by_id",
+]
