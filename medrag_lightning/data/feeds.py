@@ -31,7 +31,10 @@ class Items(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything that the data module knows: queries, corpus, candidates, how images are opened, the number of processes."""
+    """Everything that the data module knows: queries, corpus, candidates, how images are opened, the number of processes.
+
+    `predicted` are the questions that `predict` of a stage that reads goes through.
+    """
 
     queries: Mapping[Split, list[Query]]
     documents: list[Document]
@@ -43,6 +46,7 @@ class World:
     one_candidate_per_prompt: bool
     seed: int
     processes: int = 1
+    predicted: Split = Split.TEST
 
     def picker(self, retrieved: Mapping[str, Retrieved] | None = None) -> EvidencePicker:
         """Picks evidence among `retrieved`; by default among what the main source found."""
@@ -98,8 +102,8 @@ class ReadingFeed:
         return [*(self._examples(Split.TEST, regime) for regime in self.regimes), *rivals]
 
     def prediction(self) -> EvalExamples:
-        """The test queries with their retrieved evidence."""
-        return self._examples(Split.TEST, Regime.RETRIEVED)
+        """The queries of the predicted split (test, unless the stage wants others) with their retrieved evidence."""
+        return self._examples(self.world.predicted, Regime.RETRIEVED)
 
     def _examples(self, split: Split, regime: Regime) -> EvalExamples:
         queries = self.world.queries[split]

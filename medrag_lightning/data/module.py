@@ -18,7 +18,7 @@ from medrag_lightning.data.images import ImageStore
 from medrag_lightning.data.pair_feed import PairFeed, PairPlan
 from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler
 from medrag_lightning.data.scoring_feed import ScoringFeed, ScoringPlan
-from medrag_lightning.interfaces import CandidateSource, CollatingStage, ServedStage, Table
+from medrag_lightning.interfaces import CandidateSource, CollatingStage, ServedStage, SplitChoosingStage, Table
 from medrag_lightning.records import Document, Query, Regime, Retrieved, Split, shares_identity, unique_by_id
 
 RegimeName = Literal["retrieved", "none", "random", "oracle", "poisoned"]
@@ -188,7 +188,7 @@ class MedragData(L.LightningDataModule):
         return [self._eval_loader(items) for items in self._feed().test()]
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """For a reader: the test queries with their retrieved evidence; they may have no answers.
+        """For a reader: the test queries, or those of the stage's `predicts_split`, with their retrieved evidence.
 
         For a stage that embeds: the corpus, every document once over all processes; for one that scores: what is missing.
         """
@@ -209,6 +209,7 @@ class MedragData(L.LightningDataModule):
             one_candidate_per_prompt=isinstance(stage, CollatingStage) and stage.one_candidate_per_prompt,
             seed=self.seed,
             processes=self._process()[1],
+            predicted=Split(stage.predicts_split) if isinstance(stage, SplitChoosingStage) else Split.TEST,
         )
 
     def _feed(self) -> Feed:

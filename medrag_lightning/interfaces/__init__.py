@@ -22,6 +22,7 @@ from medrag_lightning.interfaces.serving import (
     Feed,
     OpenImage,
     ServedStage,
+    SplitChoosingStage,
     Table,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "ServedStage",
     "SimilarityFusion",
     "SimilaritySource",
+    "SplitChoosingStage",
     "Table",
     "VectorSource",
 ]

@@ -62,3 +62,13 @@ class CollatingStage(ServedStage, Protocol):
     def one_candidate_per_prompt(self) -> bool:
         """Whether a training prompt shows one candidate (JOMED) or all of them."""
         ...
+
+
+@runtime_checkable
+class SplitChoosingStage(ServedStage, Protocol):
+    """A stage that reads examples and says of which questions `predict` is to give it; any other gets those of the test."""
+
+    @property
+    def predicts_split(self) -> Literal["train", "val"]:
+        """The split that `predict` goes through."""
+        ...
