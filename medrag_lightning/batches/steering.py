@@ -19,7 +19,9 @@ last row (PAI, ECCV 2024). `pasta`: log(gain) on everything but the best documen
 Direction = Literal["evidence_to_question", "image_to_question", "evidence_to_last", "question_to_last"]
 """From which tokens (columns) to which (rows): what knockout blocks."""
 
-LayerChoice = list[int] | Literal["all"]
+LayerChoice = list[int] | Literal["all", "critical"]
+"""Decoder layers from 0; ``all``; or ``critical``: those that stage `critical_layers` found for this reader. The stage that
+reads puts their numbers in this place before it steers anything."""
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
@@ -28,7 +30,7 @@ class Steering:
 
     Args:
         policy: what is added to attention logits before the softmax; see `SteeringPolicy`.
-        layers: decoder layers that are steered, from 0, or ``all``. Stage `critical_layers` finds those that matter.
+        layers: decoder layers that are steered, from 0; ``all``; or ``critical``, as stage `critical_layers` found them.
         gain: strength: factor of lambda (paper, centred, mass_preserving: 1 as published; pai: 0.2), or what attention of the
             rest is multiplied with (pasta: 0.01). `knockout` takes none.
         direction: what `knockout` blocks.
@@ -48,8 +50,9 @@ class Steering:
             raise ValueError(f"steering.gain must be a number of at least 0, got {self.gain}")
         if self.policy == "pasta" and not 0 < self.gain <= 1:
             raise ValueError(f"steering.gain of policy pasta must lie in (0, 1], got {self.gain}; PASTA: 0.01")
-        if self.layers != "all" and (not self.layers or min(self.layers) < 0 or len(set(self.layers)) != len(self.layers)):
-            raise ValueError(f"steering.layers must name layers from 0, each once, or be `all`; got {self.layers}")
+        listed = [0] if isinstance(self.layers, str) else self.layers
+        if not listed or min(listed) < 0 or len(set(listed)) != len(listed):
+            raise ValueError(f"steering.layers must name layers from 0, each once, or be all or critical; got {self.layers}")
         if self.heads is not None and self.policy != "pasta":
             raise ValueError(f"steering.heads would be ignored by policy {self.policy!r}; leave them out")
 
