@@ -7,6 +7,16 @@ from medrag_lightning.metrics.candidates import CandidateOracle, candidate_oracl
 from medrag_lightning.metrics.compared import Compared, compare
 from medrag_lightning.metrics.consistency import Inconsistency, inconsistency, is_inconsistent
 from medrag_lightning.metrics.controls import Majority, QuestionOnly, control_predictions
+from medrag_lightning.metrics.critical_layers import (
+    CriticalLayers,
+    Knockout,
+    LayerCurve,
+    LayerRule,
+    default_window,
+    layer_curve,
+    layers_of,
+    windows,
+)
 from medrag_lightning.metrics.ledger import Account, Entry, Ledger, Outcome, ledger_of, sign_test
 from medrag_lightning.metrics.parsing import answer_tokens, label_of, normalise_answer, parse_closed
 from medrag_lightning.metrics.pseudo_relevance import PseudoRelevance, judge, judged_retrieval
@@ -57,10 +67,14 @@ __all__ = [
     "Bootstrap",
     "CandidateOracle",
     "Compared",
+    "CriticalLayers",
     "Difference",
     "Entry",
     "EvidenceAnalysis",
     "Inconsistency",
+    "Knockout",
+    "LayerCurve",
+    "LayerRule",
     "Ledger",
     "Majority",
     "Metric",
@@ -89,6 +103,7 @@ __all__ = [
     "compare",
     "control_predictions",
     "correct",
+    "default_window",
     "defining_system",
     "exact_match",
     "expected_calibration_error",
@@ -100,6 +115,8 @@ __all__ = [
     "judge",
     "judged_retrieval",
     "label_of",
+    "layer_curve",
+    "layers_of",
     "ledger_of",
     "macro_f1",
     "normalise_answer",
@@ -116,4 +133,5 @@ __all__ = [
     "token_f1",
     "token_recall",
     "weighted_mean",
+    "windows",
 ]
