@@ -24,10 +24,18 @@ class RaftCollator:
         template: the prompt template.
         one_candidate_per_prompt: JOMED's layout.
         training: which of the two.
+        roles: whether prompts tell which of their tokens is what.
     """
 
-    def __init__(self, processor: Processor, template: PromptTemplate, one_candidate_per_prompt: bool, training: bool) -> None:
-        self.processor, self.template = processor, template
+    def __init__(
+        self,
+        processor: Processor,
+        template: PromptTemplate,
+        one_candidate_per_prompt: bool,
+        training: bool,
+        roles: bool = False,
+    ) -> None:
+        self.processor, self.template, self.roles = processor, template, roles
         self.one_per_prompt, self.training = one_candidate_per_prompt, training
 
     def __call__(self, examples: Sequence[Example]) -> ReaderBatch:
@@ -69,7 +77,9 @@ class RaftCollator:
     def _part(self, plan: Sequence[tuple[int, int, Prompt]], examples: Sequence[Example]) -> ReaderPart:
         answers = [(row, text) for row, (place, _, _) in enumerate(plan) for text in self._answers(examples[place])]
         return ReaderPart(
-            prompts=self.processor.encode_prompts([prompt for _, _, prompt in plan], share_images=not self.training),
+            prompts=self.processor.encode_prompts(
+                [prompt for _, _, prompt in plan], share_images=not self.training, roles=self.roles
+            ),
             rows=answer_rows(self.processor, answers) if answers else None,
             query_of_prompt=tuple(place for place, _, _ in plan),
             candidate_of_prompt=tuple(candidate for _, candidate, _ in plan),
