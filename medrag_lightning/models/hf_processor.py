@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL.Image import Image, Resampling, new
 
 from medrag_lightning.batches import EncodedPrompts, Prompt, Role, Segment
 from medrag_lightning.models.prompt_pieces import Pieces, encode_shared, vision_of
+from medrag_lightning.models.token_roles import RoleFinder, text_groups
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +46,12 @@ class HfProcessor:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self._special = sorted({*special.values(), processor.image_token}, key=lambda token: (-len(token), token))
-        self._special_ids = frozenset(special) | {self.image_token_id}
+        self.special_ids = frozenset(special) | {self.image_token_id}
         self._lead, self.end_id = self._answer_frame()
         if date.today().isoformat() in self.render(Prompt((Segment(Role.QUESTION, "x"),))):
             logger.warning("the reader's chat template writes today's date into every prompt; set a system message instead")
-        self._tokens_of_size: dict[tuple[int, int], int] = {}
-        self._pieces = Pieces()
+        self._block_of_size: dict[tuple[int, int], list[int]] = {}
+        self._pieces, self._roles = Pieces(), RoleFinder()
 
     @property
     def pad_id(self) -> int:
@@ -58,9 +60,15 @@ class HfProcessor:
 
     def encode_prompts(self, prompts: Sequence[Prompt], share_images: bool = False, roles: bool = False) -> EncodedPrompts:
         """P prompts with the chat template and its generation prompt, left-padded; see `interfaces.Processor`."""
-        if share_images:
-            return encode_shared(self, self._pieces, prompts)
         texts = [self.render(prompt) for prompt in prompts]
+        if roles:
+            self._pieces.learn(self, texts)
+        encoded = encode_shared(self, self._pieces, prompts, texts) if share_images else self._encode(prompts, texts)
+        if not roles:
+            return encoded
+        return replace(encoded, roles=self._roles.find(self, self._pieces, prompts, texts, encoded.ids_PT, encoded.mask_PT))
+
+    def _encode(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> EncodedPrompts:
         images = [[self.fit(image) for image in prompt.images] for prompt in prompts]
         inputs = self.call(texts, images)
         ids_PT, mask_PT = inputs.pop("input_ids"), inputs.pop("attention_mask")
@@ -85,25 +93,18 @@ class HfProcessor:
         text = "".join(segment.text for segment in prompt.segments) + prompt.system
         # The Rust tokenizer itself: a fifth of the time of the Python call around it, and called once for every prompt.
         count = len(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False))
-        return count + sum(self._image_tokens(self._fitted_size(image.size)) for image in prompt.images)
+        return count + sum(self.image_block(image.size).count(self.image_token_id) for image in prompt.images)
 
     def render(self, prompt: Prompt) -> str:
         """The prompt as one string: chat template, image placeholders, escaped text."""
         content: list[dict[str, str]] = []
-        for segment in prompt.segments:
-            if segment.image is not None:
-                content.append({"type": "image"})
-            elif content and content[-1]["type"] == "text":  # neighbours are joined, so that no token forms at a seam
-                content[-1]["text"] += segment.text
-            else:
-                content.append({"type": "text", "text": segment.text})
-        for part in content:
-            if "text" in part:
-                part["text"] = self.escape(part["text"])
+        for part in text_groups(prompt.segments):  # neighbours are joined, so that no special token forms at a seam
+            text = "".join(prompt.segments[i].text for i in part)
+            content.append({"type": "text", "text": self.escape(text)} if text else {"type": "image"})
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if prompt.system:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.escape(prompt.system)}]})
-        return self._template(messages, generation=True)
+        return self.template(messages, generation=True)
 
     def escape(self, text: str) -> str:
         """`text` with every special token in it broken by a zero-width space; other texts are returned unchanged."""
@@ -113,7 +114,7 @@ class HfProcessor:
         for token in self._special:
             text = text.replace(token, token[0] + _WORD_JOINT + token[1:])
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if self._special_ids.intersection(ids):
+        if self.special_ids.intersection(ids):
             raise ValueError(f"the text {original[:80]!r} holds a special token that cannot be escaped; remove it")
         return text
 
@@ -128,13 +129,13 @@ class HfProcessor:
         least = max(_MIN_SIDE_PX, -int(-max(width, height) // _MAX_ASPECT))
         return max(width, least), max(height, least)
 
-    def _image_tokens(self, size: tuple[int, int]) -> int:
-        if size not in self._tokens_of_size:
-            message = [{"role": "user", "content": [{"type": "image"}]}]
-            text = self._template(message, generation=False)
-            inputs = self.call([text], [[new("RGB", size)]])
-            self._tokens_of_size[size] = int((inputs["input_ids"] == self.image_token_id).sum())
-        return self._tokens_of_size[size]
+    def image_block(self, size: tuple[int, int]) -> list[int]:
+        """Ids of what the placeholder of an image of this size becomes, begin and end tokens included."""
+        fitted = self._fitted_size(size)
+        if fitted not in self._block_of_size:
+            inputs = self.call([self.processor.image_token], [[new("RGB", fitted)]], bare=True)
+            self._block_of_size[fitted] = inputs["input_ids"][0].tolist()
+        return self._block_of_size[fitted]
 
     @property
     def image_token_id(self) -> int:
@@ -142,33 +143,43 @@ class HfProcessor:
         named = getattr(self.tokenizer, "image_token_id", None)
         return int(self.tokenizer.convert_tokens_to_ids(self.processor.image_token) if named is None else named)
 
-    def _template(self, messages: list[dict[str, Any]], generation: bool) -> str:
+    def template(self, messages: list[dict[str, Any]], generation: bool) -> str:
+        """Messages as one string, by the chat template; `generation` adds what begins the assistant's turn."""
         text: str = self.processor.apply_chat_template(messages, add_generation_prompt=generation, tokenize=False)
         return text
 
     def call(self, texts: Sequence[str], images: Sequence[Sequence[Image]], bare: bool = False) -> dict[str, Any]:
         """What the stock processor makes of rendered texts and their images; `bare` adds no special tokens."""
-        bos = self.tokenizer.bos_token
         settings: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
-        if bare or (bos and all(text.startswith(bos) for text in texts)):  # the template has written it already
+        if bare or self._begins_itself(texts):
             settings["add_special_tokens"] = False
         if any(images):
             settings["images"] = [list(row) for row in images]
         with torch.no_grad():
             return dict(self.processor(text=list(texts), **settings))
 
+    def begin_ids(self, texts: Sequence[str]) -> list[int]:
+        """Ids that the tokenizer puts before each of these rendered texts."""
+        ids: list[int] = [] if self._begins_itself(texts) else self.tokenizer("")["input_ids"]
+        return ids
+
+    def _begins_itself(self, texts: Sequence[str]) -> bool:
+        """Whether the template has written the begin token already."""
+        bos = self.tokenizer.bos_token
+        return bool(bos) and all(text.startswith(bos) for text in texts)
+
     def _answer_frame(self) -> tuple[str, int]:
         """What the template puts between the generation prompt and an answer, and the token that ends the turn."""
         user = {"role": "user", "content": [{"type": "text", "text": "x"}]}
         reply = {"role": "assistant", "content": [{"type": "text", "text": _PROBE}]}
-        prompt = self._template([user], generation=True)
-        full = self._template([user, reply], generation=False)
+        prompt = self.template([user], generation=True)
+        full = self.template([user, reply], generation=False)
         place = full.find(_PROBE)
         if place < 0:
             raise ValueError("the reader's chat template does not write an assistant's text; give an instruction-tuned model")
         lead = full[len(prompt) : place] if full.startswith(prompt) else ""
         after = self.tokenizer(full[place + len(_PROBE) :], add_special_tokens=False)["input_ids"]
-        end = next((i for i in after if i in self._special_ids), self.tokenizer.eos_token_id)
+        end = next((i for i in after if i in self.special_ids), self.tokenizer.eos_token_id)
         if end is None:
             raise ValueError("neither the reader's chat template nor its tokenizer has a token that ends a turn")
         return lead, int(end)

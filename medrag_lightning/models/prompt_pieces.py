@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
@@ -30,10 +32,6 @@ class StockProcessor(Protocol):
     processor: Any
     tokenizer: Any
 
-    def render(self, prompt: Prompt) -> str:
-        """The prompt as one string."""
-        ...
-
     def fit(self, image: Image) -> Image:
         """The image, not larger than allowed."""
         ...
@@ -42,20 +40,46 @@ class StockProcessor(Protocol):
         """The stock processor's output."""
         ...
 
+    def begin_ids(self, texts: Sequence[str]) -> list[int]:
+        """The ids that the tokenizer puts before each of these rendered texts."""
+        ...
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of special tokens, the image token among them."""
+        ...
+
 
 @dataclass(slots=True)
 class Pieces:
-    """Ids of pieces of text, and the layouts (`_layout`) in which joined pieces were seen to equal the stock ids."""
+    """Ids of pieces of text, and the layouts (`_layout`) in which joined pieces were seen to equal the stock ids.
+
+    `last` holds, for pieces whose tokens were asked for their roles, the place in the piece of each token's last character.
+    """
 
     ids: dict[str, list[int]] = field(default_factory=dict)
+    last: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     proven: set[tuple[bool, ...]] = field(default_factory=set)
     exact: bool = True
 
+    def learn(self, of: StockProcessor, texts: Sequence[str]) -> None:
+        """Tokenises, with offsets, those pieces of rendered `texts` that are not known yet."""
+        if len(self.ids) > _MOST_PIECES:
+            self.ids.clear()
+            self.last.clear()
+        pieces = (piece for text in texts for piece in text.split(of.processor.image_token))
+        new = list({piece: None for piece in pieces if piece and not (piece in self.last and piece in self.ids)})
+        if not new:
+            return
+        made = of.tokenizer(new, add_special_tokens=False, return_offsets_mapping=True)
+        for piece, ids, offsets in zip(new, made["input_ids"], made["offset_mapping"], strict=True):
+            self.ids.setdefault(piece, ids)
+            self.last[piece] = last_characters(piece, ids, offsets, of.special_ids)
 
-def encode_shared(of: StockProcessor, pieces: Pieces, prompts: Sequence[Prompt]) -> EncodedPrompts:
-    """P prompts whose `vision` holds each distinct image once (by its pixels, after scaling)."""
+
+def encode_shared(of: StockProcessor, pieces: Pieces, prompts: Sequence[Prompt], texts: Sequence[str]) -> EncodedPrompts:
+    """P prompts, rendered as `texts`, whose `vision` holds each distinct image once (by its pixels, after scaling)."""
     images, places, keys = distinct_images(of, prompts)
-    texts = [of.render(prompt) for prompt in prompts]
     blocks: list[list[int]] = []
     vision: dict[str, Tensor] = {}
     if images:
@@ -75,6 +99,18 @@ def encode_shared(of: StockProcessor, pieces: Pieces, prompts: Sequence[Prompt])
     lengths = torch.tensor([len(row) for row in ids])[:, None]
     mask_PT = (torch.arange(width) >= width - lengths).long()
     return EncodedPrompts(ids_PT, mask_PT, vision, tuple(map(len, places)), places, keys)
+
+
+def last_characters(
+    text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: frozenset[int]
+) -> NDArray[np.int64]:
+    """The place of each token's last character; of special tokens without the white space that they swallow."""
+    last = np.array([max(start, end - 1) for start, end in offsets], np.int64)
+    for i, token in enumerate(ids):
+        if token in special:
+            start, end = offsets[i]
+            last[i] = start + max(len(text[start:end].rstrip()) - 1, 0)
+    return last
 
 
 def distinct_images(
@@ -108,9 +144,7 @@ def _joined(of: StockProcessor, pieces: Pieces, texts: Sequence[str], blocks: Se
     new = list({piece: None for row in split for piece in row if piece and piece not in pieces.ids})
     if new:
         pieces.ids.update(zip(new, of.tokenizer(new, add_special_tokens=False)["input_ids"], strict=True))
-    bos = of.tokenizer.bos_token
-    lead = [] if bos and all(text.startswith(bos) for text in texts) else of.tokenizer("")["input_ids"]
-    joined = []
+    lead, joined = of.begin_ids(texts), []
     for row, of_images in zip(split, blocks, strict=True):
         ids = list(lead)
         for i, piece in enumerate(row):
