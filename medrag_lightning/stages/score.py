@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import lightning as L
-import torch
 
 from medrag_lightning import metrics, records
 from medrag_lightning.batches import Example, ReaderBatch, ReaderPart
 from medrag_lightning.interfaces import Feed, Reader
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.records import AnswerType
-from medrag_lightning.stages.base import checked_description
+from medrag_lightning.stages.frozen_reader import load_reader
 from medrag_lightning.stages.raft_collator import RaftCollator
 
 Generate = Literal["none", "open", "all"]
@@ -88,15 +87,7 @@ class Score(L.LightningModule):
         if self.init_from is None:
             self.reader.prepare(self.trainer.datamodule.training_texts())  # type: ignore[attr-defined]
             return
-        checkpoint = torch.load(self.init_from, map_location="cpu", weights_only=True)
-        self._accept(checked_description(checkpoint, "reader_raft", self.init_from))
-        lacking, unknown = self.load_state_dict(checkpoint["state_dict"], strict=False)
-        missing = {name for name, p in self.named_parameters() if p.requires_grad}.intersection(lacking)
-        if missing or unknown:
-            raise ValueError(
-                f"{self.init_from} does not fit this reader: it lacks {len(missing)} trained weights {sorted(missing)[:3]} and "
-                f"holds {len(unknown)} unknown ones {sorted(unknown)[:3]}. Give the reader that it was trained with."
-            )
+        load_reader(self, self.reader, self.init_from, None if self.allow_prompt_change else self.template)
 
     def identity(self) -> dict[str, Any]:
         """What the scores depend on, by name (`score_files.check_identity`)."""
@@ -113,15 +104,6 @@ class Score(L.LightningModule):
         for part in batch.parts:
             self._read(part, batch.examples, rows)
         return [_score(example, row) for example, row in zip(batch.examples, rows, strict=True)]
-
-    def _accept(self, description: dict[str, Any]) -> None:
-        if description["template"] != self.template.fingerprint() and not self.allow_prompt_change:
-            raise ValueError(
-                f"the reader was trained with prompt order {description['prompt_order']!r} and another template than this "
-                "run's. Give its template (model.init_args.template of its config.yaml), or "
-                "--model.init_args.allow_prompt_change true."
-            )
-        self.reader.restore(description["reader"])
 
     def _read(self, part: ReaderPart, examples: Sequence[Example], rows: list[_Row]) -> None:
         if part.rows is not None:
