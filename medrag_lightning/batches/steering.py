@@ -81,6 +81,14 @@ class TokenRoles:
         """A copy in page-locked memory."""
         return TokenRoles(self.role_PT.pin_memory(), self.document_PT.pin_memory(), self.strength_PK.pin_memory())
 
+    def of_prompts(self, index_P: Tensor) -> TokenRoles:
+        """The roles of the prompts numbered `index_P`, in that order and as often as named."""
+        return TokenRoles(self.role_PT[index_P], self.document_PT[index_P], self.strength_PK[index_P])
+
+    def last_columns(self, width: int) -> TokenRoles:
+        """The roles of the last `width` tokens: prompts are left-padded."""
+        return TokenRoles(self.role_PT[:, -width:], self.document_PT[:, -width:], self.strength_PK)
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionMass:

@@ -24,6 +24,7 @@ class Family:
         shared_prefill: tested to give the same scores when several answers continue one cached prompt.
         answer_tree: tested to give the same scores from one tree of all answers behind a prompt, and from image features that
             are computed once and handed over.
+        steering: tested with attention steering (steering.py): its answers and logits are those of full attention.
         unread: modules whose output the forward pass never reads. They are not trained: distributed training refuses
             parameters without a gradient.
     """
@@ -36,10 +37,12 @@ class Family:
     token_types: str | None = None
     shared_prefill: bool = False
     answer_tree: bool = False
+    steering: bool = False
     unread: tuple[str, ...] = ()
 
 
-_QWEN = Family("language_model", "visual", ("merger",), "patch", multimodal_rope=True, shared_prefill=True, answer_tree=True)
+_EVERY: dict[str, Any] = {"shared_prefill": True, "answer_tree": True, "steering": True}  # what a tested family can do
+_QWEN = Family("language_model", "visual", ("merger",), "patch", multimodal_rope=True, **_EVERY)
 
 FAMILIES: dict[str, Family] = {
     # LLaVA reads the hidden states before the vision tower's last norm.
@@ -47,12 +50,11 @@ FAMILIES: dict[str, Family] = {
         "language_model",
         "vision_tower",
         ("multi_modal_projector",),
-        shared_prefill=True,
-        answer_tree=True,
+        **_EVERY,
         unread=("post_layernorm",),
     ),
-    "idefics3": Family("text_model", "vision_model", ("connector",), "prompt", shared_prefill=True, answer_tree=True),
-    "smolvlm": Family("text_model", "vision_model", ("connector",), "prompt", shared_prefill=True, answer_tree=True),
+    "idefics3": Family("text_model", "vision_model", ("connector",), "prompt", **_EVERY),
+    "smolvlm": Family("text_model", "vision_model", ("connector",), "prompt", **_EVERY),
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "qwen3_vl": Family(
@@ -61,8 +63,7 @@ FAMILIES: dict[str, Family] = {
         ("merger", "deepstack_merger_list"),
         "patch",
         multimodal_rope=True,
-        shared_prefill=True,
-        answer_tree=True,
+        **_EVERY,
     ),
     "mistral3": Family("language_model", "vision_tower", ("multi_modal_projector",), shared_prefill=True),
     "gemma3": Family(

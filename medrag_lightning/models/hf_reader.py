@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from medrag_lightning.artifacts import fingerprint
-from medrag_lightning.batches import AnswerRows, EncodedPrompts
+from medrag_lightning.batches import AnswerRows, AttentionMass, EncodedPrompts
 from medrag_lightning.models import scoring
+from medrag_lightning.models.attention_mass import attention_mass
 from medrag_lightning.models.backbones import Backbone
+from medrag_lightning.models.checkpointing import enable_checkpointing, mark_checkpointed
 from medrag_lightning.models.families import Family, family_of, never_read
 from medrag_lightning.models.hf_processor import HfProcessor
 from medrag_lightning.models.lora import LoraSettings, add_adapter, train_adapter_only
+from medrag_lightning.models.steering import layer_count, steered
 from medrag_lightning.models.tiny import Loaded, refuse_contradictions
 from medrag_lightning.models.tree_scoring import supports_tree
 from medrag_lightning.models.vision_cache import Features, VisionCache
@@ -39,6 +42,8 @@ class HfReader(nn.Module):
             `nothing` is, `vision` keeps the vision tower, and `all_but_adapter` freezes the whole reader.
         gradient_checkpointing: recompute activations in backward; saves memory, costs about a third more time.
         image_cache_mb: megabytes of image features kept between batches for prompts that share images; 0 keeps none.
+        learned_steering: train a factor of steering's strength for each decoder layer, from 1, for policy `learned`; what
+            else is trained stays as it is.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class HfReader(nn.Module):
         freeze: Freeze | None = None,
         gradient_checkpointing: bool = False,
         image_cache_mb: int = 512,
+        learned_steering: bool = False,
     ) -> None:
         super().__init__()
         if adapter is not None and freeze not in (None, "all_but_adapter"):
@@ -60,7 +66,9 @@ class HfReader(nn.Module):
         self.freeze: Freeze = freeze or ("nothing" if adapter is None else "all_but_adapter")
         self.gradient_checkpointing = gradient_checkpointing
         self.vision_cache = VisionCache(image_cache_mb * 1_000_000)
+        self.learned_steering = learned_steering
         self.model: nn.Module | None = None
+        self.steering_factor_L: nn.Parameter | None = None
         self._loaded: Loaded | None = None
         self._description: dict[str, Any] = {}
 
@@ -114,25 +122,28 @@ class HfReader(nn.Module):
             RuntimeError: for prompts that share images, while the image path is trained or gradients are on.
         """
         evaluating = not (self.training or torch.is_grad_enabled())
+        treelike = prompts.steering is None and self._tree_takes(prompts)
         with self._computation():
             prompts, features = self._images_of(prompts)
             mode: scoring.ScoringMode = "rows"
-            if evaluating and features is None and self._tree_takes(prompts):
+            if evaluating and features is None and treelike:
                 features = self.vision_cache.features(self.core, self.family, prompts)
-            if evaluating and self._tree_takes(prompts):
+            if evaluating and treelike:
                 mode = "tree"
             elif evaluating and self.family.shared_prefill and len(rows.ids_RL) > len(prompts.ids_PT):
                 mode = "prefill"
-            logp_RL = scoring.token_logp(self.core, self.family, prompts, rows, mode, features)
+            logp_RL = scoring.token_logp(self.core, self.family, prompts, rows, mode, features, self.steering_factor_L)
         if self.training and torch.is_grad_enabled() and not prompts.vision:
             logp_RL = logp_RL + self._zero_of_vision()
+        if self.steering_factor_L is not None:  # a gradient of zero where these prompts were not steered by it
+            logp_RL = logp_RL + 0.0 * self.steering_factor_L.sum()
         return logp_RL
 
     @torch.no_grad()
     def generate(self, prompts: EncodedPrompts, max_new_tokens: int) -> list[list[int]]:
         """Greedy continuation of each prompt, without the prompt; it may end in end-of-turn and padding tokens."""
         processor = self.processor
-        with self._computation():
+        with self._computation(), steered(self.core, self.family, prompts, self.steering_factor_L):
             prompts, features = self._images_of(prompts)
             inputs = scoring.model_inputs(self.core, self.family, prompts, features)
             out_PT = self.core.generate(
@@ -146,6 +157,18 @@ class HfReader(nn.Module):
         new_PT: list[list[int]] = out_PT[:, prompts.ids_PT.shape[1] :].tolist()
         return new_PT
 
+    @property
+    def layer_count(self) -> int:
+        """Decoder layers."""
+        return layer_count(self.core)
+
+    @torch.no_grad()
+    def attention_mass(self, prompts: EncodedPrompts) -> AttentionMass:
+        """Where the question's tokens look in each layer, steered if the prompts say so; see attention_mass.py."""
+        with self._computation():
+            prompts, features = self._images_of(prompts)
+            return attention_mass(self.core, self.family, prompts, features, self.steering_factor_L)
+
     def fingerprint(self) -> str:
         """sha256 over description and weights: trained ones in full; of a large frozen base, a fixed sample."""
         digests: list[Any] = [self.describe()]
@@ -153,6 +176,8 @@ class HfReader(nn.Module):
         for name, value in sorted(self.core.state_dict().items()):
             whole = frozen <= _FULL_DIGEST_VALUES or "lora_" in name or "modules_to_save" in name
             digests.append([name, _digest(value, whole)])
+        if self.steering_factor_L is not None:
+            digests.append(["steering_factor_L", _digest(self.steering_factor_L, True)])
         return fingerprint(digests)
 
     def train(self, mode: bool = True) -> HfReader:
@@ -169,7 +194,7 @@ class HfReader(nn.Module):
             for module in self._vision_towers():
                 module.eval()
         if self.gradient_checkpointing and mode:
-            _mark_checkpointed(self.model)
+            mark_checkpointed(self.model)
         return self
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -205,7 +230,7 @@ class HfReader(nn.Module):
         self._compute_dtype = model.dtype
         _quiet_generation(model)
         if self.gradient_checkpointing:
-            _enable_checkpointing(model)
+            enable_checkpointing(model)
         if self.adapter is not None:
             self.model = add_adapter(model, family, self.adapter)
         else:
@@ -219,12 +244,15 @@ class HfReader(nn.Module):
                 parameter.requires_grad_(False)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+        if self.learned_steering:
+            self.steering_factor_L = nn.Parameter(torch.ones(layer_count(model), device=model.device))
         if not family.shared_prefill:
             logger.warning("family %s: scored one row at a time, a shared prefill is untested", model.config.model_type)
         self.train(self.training)
 
     def _settings(self) -> dict[str, Any]:
-        return {"adapter": None if self.adapter is None else self.adapter.describe(), "freeze": self.freeze}
+        settings = {"adapter": None if self.adapter is None else self.adapter.describe(), "freeze": self.freeze}
+        return settings | ({"learned_steering": True} if self.learned_steering else {})  # as checkpoints without it have it
 
     def _ready(self) -> Loaded:
         if self._loaded is None:
@@ -249,22 +277,6 @@ class HfReader(nn.Module):
         trained = ((name, p) for name, p in self.core.named_parameters() if p.requires_grad)
         chosen = [p.sum() for name, p in trained if parts.intersection(name.split("."))]
         return 0.0 * torch.stack(chosen).sum() if chosen else torch.zeros((), device=self.core.device)
-
-
-def _enable_checkpointing(model: Any) -> None:
-    """Non-reentrant, which needs no gradient at the embeddings: the hook that asks for one is taken away again."""
-    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})
-    model.disable_input_require_grads()
-
-
-def _mark_checkpointed(model: nn.Module) -> None:
-    """Checkpointing happens only in layers that are in training mode: marks those layers, not what is inside them."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
 
 
 def _quiet_generation(model: Any) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from medrag_lightning.batches import AnswerRows, EncodedPrompts
 from medrag_lightning.models.families import Family
+from medrag_lightning.models.steering import steered
 from medrag_lightning.models.tree_scoring import by_tree, chunks, supports_tree, tokens_per_pass
 from medrag_lightning.models.vision_cache import Features, encoder_output, select_images
 from medrag_lightning.models.window import last_layer_window
@@ -33,6 +34,7 @@ def token_logp(
     rows: AnswerRows,
     mode: ScoringMode = "rows",
     features: Sequence[Features] | None = None,
+    factor_L: Tensor | None = None,
 ) -> Tensor:
     """Log-probability in nats of every answer token given its prompt and the answer tokens before it.
 
@@ -44,14 +46,17 @@ def token_logp(
         mode: `rows`; or, without a gradient, `prefill`, which needs a family with `shared_prefill`, or `tree`, which needs
             one with `answer_tree`.
         features: of every image in ``prompts.vision``, in order. Needed for prompts that share images, and in mode `tree`.
+        factor_L: of each decoder layer, for prompts whose steering is `learned` (steering.py).
 
     Returns:
         float32 (R, L); 0 on padding.
     """
     _check(prompts, rows, features)
     if mode == "rows":
-        return _by_rows(model, family, prompts, rows, features)
+        return _by_rows(model, family, prompts, rows, features, factor_L)
     if mode == "tree":
+        if prompts.steering is not None:
+            raise ValueError("mode 'tree' moves prompts' tokens, which steering goes by; use mode 'prefill' or 'rows'")
         if features is None or not supports_tree(model, family):
             raise ValueError("mode 'tree' needs image features, and a reader family and attention it is proven exact for")
         return by_tree(model, family, prompts, features, rows)
@@ -65,7 +70,8 @@ def token_logp(
             number = torch.zeros(len(prompts.ids_PT), dtype=torch.long, device=chosen.device)
             number[chosen] = torch.arange(len(index), device=chosen.device)
             part = AnswerRows(rows.ids_RL[of_part], rows.mask_RL[of_part], number[rows.prompt_of_row_R[of_part]])
-            logp_RL[of_part] = _by_prefill(model, family, _trimmed(select_prompts(family, prompts, index)), part, features)
+            chosen_prompts = _trimmed(select_prompts(family, prompts, index))
+            logp_RL[of_part] = _by_prefill(model, family, chosen_prompts, part, features, factor_L)
     return logp_RL
 
 
@@ -141,11 +147,18 @@ def select_prompts(family: Family, prompts: EncodedPrompts, index: list[int]) ->
         vision = select_images(family, vision, images)
     taken = tuple(counts[p] for p in index) if counts else ()
     ids_PT, mask_PT = prompts.ids_PT[chosen], prompts.mask_PT[chosen]
-    return replace(prompts, ids_PT=ids_PT, mask_PT=mask_PT, vision=vision, images_of_prompt=taken, image_places=places)
+    roles = None if prompts.roles is None else prompts.roles.of_prompts(chosen)
+    kept = replace(prompts, ids_PT=ids_PT, mask_PT=mask_PT, roles=roles)
+    return replace(kept, vision=vision, images_of_prompt=taken, image_places=places)
 
 
 def _by_rows(
-    model: nn.Module, family: Family, prompts: EncodedPrompts, rows: AnswerRows, features: Sequence[Features] | None
+    model: nn.Module,
+    family: Family,
+    prompts: EncodedPrompts,
+    rows: AnswerRows,
+    features: Sequence[Features] | None,
+    factor_L: Tensor | None,
 ) -> Tensor:
     prompts = select_prompts(family, prompts, rows.prompt_of_row_R.tolist())
     length, width = prompts.ids_PT.shape[1], rows.ids_RL.shape[1]
@@ -159,7 +172,7 @@ def _by_rows(
             inputs[name] = torch.cat([inputs[name], torch.zeros_like(fed_RL)], 1)
     inputs["position_ids"] = torch.cat([place, _continued(place, width - 1)], -1)
     keep = torch.arange(length - 1, length + width - 1, device=prompts.ids_PT.device)
-    with last_layer_window(model, family, width):
+    with last_layer_window(model, family, width), steered(model, family, prompts, factor_L):
         logits_RLV = model(**inputs, use_cache=False, logits_to_keep=keep).logits
     return _gathered(logits_RLV, rows.ids_RL, rows.mask_RL)
 
@@ -174,15 +187,22 @@ def _asked_by_length(prompts: EncodedPrompts, rows: AnswerRows) -> list[list[int
 def _trimmed(prompts: EncodedPrompts) -> EncodedPrompts:
     """Without the columns that are padding in every prompt."""
     width = int(prompts.mask_PT.sum(1).max())
-    return replace(prompts, ids_PT=prompts.ids_PT[:, -width:], mask_PT=prompts.mask_PT[:, -width:])
+    roles = None if prompts.roles is None else prompts.roles.last_columns(width)
+    return replace(prompts, ids_PT=prompts.ids_PT[:, -width:], mask_PT=prompts.mask_PT[:, -width:], roles=roles)
 
 
 def _by_prefill(
-    model: nn.Module, family: Family, prompts: EncodedPrompts, rows: AnswerRows, features: Sequence[Features] | None
+    model: nn.Module,
+    family: Family,
+    prompts: EncodedPrompts,
+    rows: AnswerRows,
+    features: Sequence[Features] | None,
+    factor_L: Tensor | None,
 ) -> Tensor:
     place = positions(model, family, prompts)
     inputs = model_inputs(model, family, prompts, features)
-    first = model(**inputs, position_ids=place, use_cache=True, logits_to_keep=1)
+    with steered(model, family, prompts, factor_L):
+        first = model(**inputs, position_ids=place, use_cache=True, logits_to_keep=1)
     first_R1 = _gathered(first.logits[rows.prompt_of_row_R], rows.ids_RL[:, :1], rows.mask_RL[:, :1])
     width = rows.ids_RL.shape[1]
     if width == 1:
@@ -190,13 +210,15 @@ def _by_prefill(
     cache = first.past_key_values
     cache.batch_select_indices(rows.prompt_of_row_R)
     answer_mask = rows.mask_RL[:, :-1].to(prompts.mask_PT.dtype)
-    rest = model(
-        input_ids=rows.ids_RL[:, :-1],
-        attention_mask=torch.cat([prompts.mask_PT[rows.prompt_of_row_R], answer_mask], 1),
-        position_ids=_continued(place[..., rows.prompt_of_row_R, :], width - 1),
-        past_key_values=cache,
-        use_cache=True,
-    )
+    of_rows = select_prompts(family, replace(prompts, vision={}, image_places=()), rows.prompt_of_row_R.tolist())
+    with steered(model, family, of_rows, factor_L):
+        rest = model(
+            input_ids=rows.ids_RL[:, :-1],
+            attention_mask=torch.cat([of_rows.mask_PT, answer_mask], 1),
+            position_ids=_continued(place[..., rows.prompt_of_row_R, :], width - 1),
+            past_key_values=cache,
+            use_cache=True,
+        )
     return torch.cat([first_R1, _gathered(rest.logits, rows.ids_RL[:, 1:], rows.mask_RL[:, 1:])], 1)
 
 

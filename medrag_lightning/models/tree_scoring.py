@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medrag_lightning.batches import AnswerRows, EncodedPrompts
 from medrag_lightning.models.answer_trie import AnswerTrees, answer_trees
+from medrag_lightning.models.attention_rows import NAME as STEERABLE
 from medrag_lightning.models.families import Family
 from medrag_lightning.models.image_positions import image_positions
 from medrag_lightning.models.shared_prompts import SharedPrompts, Symbols, share
@@ -63,7 +64,7 @@ def supports_tree(model: Any, family: Family) -> bool:
     """Whether the family is tested with answer trees, and the attention that is set takes a mask of four axes."""
     text = model.config.get_text_config()
     sliding = "sliding_attention" in (getattr(text, "layer_types", None) or ())
-    return family.answer_tree and not sliding and text._attn_implementation in ("sdpa", "eager")
+    return family.answer_tree and not sliding and text._attn_implementation in ("sdpa", "eager", STEERABLE)
 
 
 @torch.no_grad()
