@@ -11,6 +11,7 @@ An *example* is one query with its evidence and open images, not tokenised: what
 list of segments. A *reader batch* is P encoded prompts and the R answer rows that are to be scored after them.
 """
 
+from medrag_lightning.batches.fusion import FusionBatch
 from medrag_lightning.batches.reading import (
     AnswerRows,
     EncodedPrompts,
@@ -36,6 +37,7 @@ __all__ = [
     "Embedded",
     "EncodedPrompts",
     "Example",
+    "FusionBatch",
     "Pair",
     "PairBatch",
     "Prompt",

@@ -8,6 +8,7 @@ from medrag_lightning.interfaces.reading import (
 from medrag_lightning.interfaces.retrieving import (
     CandidateSource,
     DualEncoder,
+    LearnedFusion,
     QueryEncoder,
     QueryTowers,
     Refreshable,
@@ -33,6 +34,7 @@ __all__ = [
     "Collator",
     "DualEncoder",
     "Feed",
+    "LearnedFusion",
     "OpenImage",
     "Processor",
     "QueryEncoder",

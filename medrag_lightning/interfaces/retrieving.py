@@ -214,3 +214,49 @@ class SimilarityFusion(Protocol):
     def fingerprint(self) -> str:
         """sha256 over everything that the scores depend on."""
         ...
+
+
+@runtime_checkable
+class LearnedFusion(SimilarityFusion, Protocol):
+    """What stage `fusion_nce` trains (at run time a torch module): weights that all queries share, and each query's own."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether every query has the shared weights (MR-RAG)."""
+        ...
+
+    def prepare(self, modalities: Iterable[str]) -> None:
+        """Makes what trains, once; `modalities` are those of the training queries."""
+        ...
+
+    def comparable(self, similarity_BKM: Tensor) -> Tensor:
+        """(B, K, M) what the weights multiply: standardised, where asked for, and without NaN."""
+        ...
+
+    def shared_weights(self) -> Tensor:
+        """(M,) weights for any query; differentiable."""
+        ...
+
+    def query_weights(self, similarity_BKM: Tensor, modality: Sequence[str | None]) -> Tensor:
+        """(B, M) weights of each query; differentiable, but passing no gradient to the shared ones unless `is_shared`."""
+        ...
+
+    def modality_weights(self) -> dict[str, Tensor]:
+        """(M,) weights of each modality that has its own; empty where the weights do not go by modality alone."""
+        ...
+
+    def temperatures(self) -> tuple[Tensor, Tensor]:
+        """What divides scores under the shared weights, and under the queries' own; differentiable where it is learned."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint must keep to rebuild it, as plain JSON."""
+        ...
+
+    def restore(self, description: dict[str, Any]) -> None:
+        """`prepare` from a checkpoint's description; ValueError where it contradicts the settings."""
+        ...
+
+    def start_from(self, description: dict[str, Any], weights: Mapping[str, Tensor], where: str) -> None:
+        """Begins with another run's weights, or with its shared weights alone where that run had no others."""
+        ...

@@ -16,10 +16,12 @@ from medrag_lightning.losses.distillation import (
     retriever_logp,
     teacher_logq,
 )
+from medrag_lightning.losses.fusion import FusionLoss, confidence_labels, info_nce, listwise, mean_counted, posterior_kl
 from medrag_lightning.losses.grad_cache import in_chunks
 
 __all__ = [
     "ContrastiveKind",
+    "FusionLoss",
     "Gold",
     "Prior",
     "Reduction",
@@ -27,13 +29,18 @@ __all__ = [
     "answer_scores",
     "candidates_disagree",
     "clip_softmax",
+    "confidence_labels",
     "contrastive_loss",
     "duplicates",
     "gold_score",
     "in_chunks",
+    "info_nce",
     "leave_one_out",
+    "listwise",
     "log_posterior",
     "marginal_nll",
+    "mean_counted",
+    "posterior_kl",
     "retriever_kl",
     "retriever_logp",
     "siglip",

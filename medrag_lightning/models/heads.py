@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medrag_lightning.interfaces import DualEncoder
+from medrag_lightning.models.checkpoints import read_trained
 
 Side = Literal["image", "text"]
 HeadKind = Literal["tower", "projection", "lora"]
@@ -238,17 +239,8 @@ def load_head(head: nn.Module, side: str, weights: Mapping[str, Tensor], where: 
 
 
 def read_heads(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a checkpoint of stage `retriever_kl` says of its heads, and their weights (layout: `stages/base.py`)."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: there is no such checkpoint; fit the stage {STAGE} first") from error
-    head = checkpoint.get("medrag")
-    if head is None or head["stage"] != STAGE:
-        found = "not of medrag_lightning" if head is None else f"of stage {head['stage']!r}"
-        raise ValueError(f"{path} is {found}; a head needs a checkpoint of stage {STAGE!r}")
-    weights = checkpoint["state_dict"].items()
-    return head["description"]["heads"], {n.removeprefix(PREFIX): v for n, v in weights if n.startswith(PREFIX)}
+    """What a checkpoint of stage `retriever_kl` says of its heads, and their weights."""
+    return read_trained(path, STAGE, PREFIX, "a head")
 
 
 def device_of(encoder: DualEncoder) -> torch.device:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor, nn
 
 from medrag_lightning.interfaces import DualEncoder
+from medrag_lightning.models.checkpoints import read_trained
 from medrag_lightning.models.embedding import refuse_contradictions, weights_sha256
 
 STAGE, PREFIX = "retriever_contrastive", "encoder."
@@ -98,9 +98,8 @@ class TrainedEncoder(nn.Module):
     def _trained(self) -> DualEncoder:
         encoder: Any = self.encoder
         if not self._is_loaded:
-            saved = _read(self.checkpoint)
-            encoder.restore(saved["settings"])
-            state = saved["weights"]
+            settings, state = read_trained(self.checkpoint, STAGE, PREFIX, "TrainedEncoder")
+            encoder.restore(settings)
             trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
             missing, unknown = trained - set(state), set(state) - set(encoder.state_dict())
             if missing or unknown:
@@ -112,20 +111,3 @@ class TrainedEncoder(nn.Module):
             encoder.requires_grad_(False).eval()
             self._is_loaded = True
         return encoder  # type: ignore[no-any-return]
-
-
-def _read(path: str) -> dict[str, Any]:
-    """The encoder's settings and weights in a checkpoint (layout: `stages/base.py`, key ``medrag``)."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: there is no such checkpoint; fit the stage {STAGE} first") from error
-    head = checkpoint.get("medrag")
-    if head is None or head["stage"] != STAGE:
-        found = "not of medrag_lightning" if head is None else f"of stage {head['stage']!r}"
-        raise ValueError(f"{path} is {found}; TrainedEncoder needs a checkpoint of stage {STAGE!r}")
-    weights = checkpoint["state_dict"].items()
-    return {
-        "settings": head["description"]["encoder"],
-        "weights": {name.removeprefix(PREFIX): value for name, value in weights if name.startswith(PREFIX)},
-    }

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image
 
 from medrag_lightning.artifacts import fingerprint
-from medrag_lightning.batches import pixel_sha256
 from medrag_lightning.interfaces import OpenImage, QueryEncoder, Retriever
-from medrag_lightning.records import Candidate, Channel, Document, ImageRef, Query, Retrieved
-from medrag_lightning.retrieval.building import Progress, Report, build_store, check_images, embed_sides
+from medrag_lightning.records import Candidate, Channel, Document, Query, Retrieved
+from medrag_lightning.retrieval.asking import Asked, ByPlace, ask, pool_similarities
+from medrag_lightning.retrieval.building import Progress, build_store, check_images, embed_sides
 from medrag_lightning.retrieval.channels import SIDES_OF, checked_channels
 from medrag_lightning.retrieval.index import IndexConfig, VectorIndex, open_index
 from medrag_lightning.retrieval.ranking import Hit, in_turn, interleave, leak
@@ -43,18 +41,6 @@ class NoEvidence:
     def fingerprint(self) -> str:
         """Always the same."""
         return fingerprint("no evidence")
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """Embedded queries: for each channel the vectors of the different images or questions; which of them each query has.
-
-    `which[asking]` is -1 for a query that has no image, or no question.
-    """
-
-    vectors: Mapping[Channel, NDArray[np.float32]]
-    which: Mapping[Side, list[int]]
-    pixels: list[str | None]
 
 
 class LiveSearch:
@@ -102,6 +88,7 @@ class LiveSearch:
         self._asking = encoder  # embeds queries; `refresh` puts another in its place
         self._fresh: dict[Side, NDArray[np.float32]] = {}
         self._place_of: dict[Side, dict[str, int]] = {}
+        self._asked: Asked | None = None
 
     def prepare(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
         """Builds the store and its indexes under `folder`, or checks what is there.
@@ -127,7 +114,7 @@ class LiveSearch:
         store = EvidenceStore.open(folder)
         store.check(self.encoder, documents, self.dtype)
         self._store, self._documents, self._open_image = store, documents, open_image
-        self._place_of = {}
+        self._place_of, self._asked = {}, None
         self._indexes = {
             side: VectorIndex(self._fresh[side], self.index) if side in self._fresh else open_index(store, side, self.index)
             for side in self._document_sides()
@@ -143,23 +130,31 @@ class LiveSearch:
         sides = self._document_sides()
         fresh = embed_sides(self._documents, open_image, encoder, sides, self.batch_size, self.on_progress)
         assert all(len(fresh[side]) == len(store.rows[side]) for side in sides)
-        self._fresh, self._asking = fresh, encoder
+        self._fresh, self._asking, self._asked = fresh, encoder, None
 
     def document_vectors(self, side: Side, ids: Sequence[str]) -> NDArray[np.float32]:
         """(len(ids), D) vectors of documents on a side; ValueError names one that has none there."""
-        store = self._opened()
-        if side not in self._place_of:
-            self._place_of[side] = {self._documents[int(row)].id: at for at, row in enumerate(store.rows[side])}
-        place_of = self._place_of[side]
+        place_of, vectors = self._stored(side)
         if lacking := [name for name in ids if name not in place_of]:
-            raise ValueError(f"document {lacking[0]!r} has no {side} vector in the evidence store {store.folder}")
-        vectors = self._fresh.get(side, store.vectors[side])
+            raise ValueError(f"document {lacking[0]!r} has no {side} vector in the evidence store {self._opened().folder}")
         return np.asarray(vectors[np.array([place_of[name] for name in ids], np.int64)], np.float32)
+
+    def similarities(
+        self, queries: Sequence[Query], ids: Sequence[Sequence[str]], channels: Sequence[Channel]
+    ) -> list[NDArray[np.float32]]:
+        """The scores that a search in `channels` gives the documents `ids` of each query, (K, M); NaN where a side is missing.
+
+        They are cosines, except that an encoder's query heads give vectors shorter than 1. Channels that are not searched may
+        be asked for, too.
+        """
+        checked_channels(dict.fromkeys(map(str, channels), 1), self.encoder.shared_space)
+        self._opened()
+        return pool_similarities(self._ask(queries, channels), ids, channels, self._stored)
 
     def retrieve(self, queries: Sequence[Query]) -> list[Retrieved]:
         """Candidates of each query, channels in turn; the sum of `per_channel` of them if the corpus allows so many."""
         provenance = self.fingerprint()
-        asked = self._ask(queries)
+        asked = self._ask(queries, list(self.per_channel))
         left_out: set[str] = set()
         ranked = {channel: self._rank(channel, queries, asked, left_out) for channel in self.per_channel}
         if left_out:
@@ -191,47 +186,23 @@ class LiveSearch:
             raise RuntimeError("LiveSearch knows no documents before load()")
         return self._store
 
-    def _ask(self, queries: Sequence[Query]) -> _Asked:
-        """Embeds the different images and questions among `queries`, each once."""
-        images = list(dict.fromkeys(query.image for query in queries if query.image is not None))
-        texts = list(dict.fromkeys(query.question for query in queries if query.question.strip()))
-        by_side, pixels = self._embed_images(images)
-        text_UD = self._asking.embed_texts(texts if any(SIDES_OF[c][0] == "text" for c in self.per_channel) else [])
-        vectors = {
-            channel: text_UD if asking == "text" else by_side[side]
-            for channel, (asking, side) in SIDES_OF.items()
-            if channel in self.per_channel
-        }
-        image_at = {image: place for place, image in enumerate(images)}
-        text_at = {text: place for place, text in enumerate(texts)}
-        which: dict[Side, list[int]] = {
-            "image": [-1 if query.image is None else image_at[query.image] for query in queries],
-            "text": [text_at.get(query.question, -1) for query in queries],
-        }
-        return _Asked(vectors, which, [None if i < 0 else pixels[i] for i in which["image"]])
-
-    def _embed_images(self, images: Sequence[ImageRef]) -> tuple[dict[Side, NDArray[np.float32]], list[str]]:
-        """Vectors of the images for each side that images are compared with, and the sha256 of their pixels."""
+    def _ask(self, queries: Sequence[Query], channels: Sequence[Channel]) -> Asked:
+        """Embeds the queries; those of the last call are not embedded again."""
         assert self._open_image is not None
-        sides = sorted({SIDES_OF[channel][1] for channel in self.per_channel if SIDES_OF[channel][0] == "image"})
-        vectors: dict[Side, list[NDArray[np.float32]]] = {side: [self._embed_queries([], [side])[side]] for side in sides}
-        pixels: list[str] = []
-        report = Report("query images embedded", len(images), self.on_progress)
-        for start in range(0, len(images), self.batch_size):
-            part = [self._open_image(image) for image in images[start : start + self.batch_size]]
-            pixels += [pixel_sha256(image) for image in part]
-            for side, found in self._embed_queries(part, sides).items():
-                vectors[side].append(found)
-            report.done(len(pixels))
-        return {side: np.concatenate(parts) for side, parts in vectors.items()}, pixels
+        if self._asked is None or not self._asked.answers(queries, channels):
+            self._asked = ask(queries, channels, self._asking, self._open_image, self.batch_size, self.on_progress)
+        return self._asked
 
-    def _embed_queries(self, images: Sequence[Image], sides: Sequence[Side]) -> dict[Side, NDArray[np.float32]]:
-        """Query vectors for each side: by its head where the encoder has heads, else the images' own for all."""
-        if isinstance(self._asking, QueryEncoder):
-            return {side: self._asking.embed_queries(images, side) for side in sides}
-        return dict.fromkeys(sides, self._asking.embed_images(images)) if sides else {}
+    def _stored(self, side: Side) -> ByPlace:
+        """The documents' vectors on a side."""
+        store = self._opened()
+        if self._fresh and side not in self._fresh:
+            raise ValueError(f"no channel of per_channel searches {side}s: their vectors are not made anew; add one that does")
+        if side not in self._place_of:
+            self._place_of[side] = {self._documents[int(row)].id: at for at, row in enumerate(store.rows[side])}
+        return self._place_of[side], self._fresh.get(side, store.vectors[side])
 
-    def _rank(self, channel: Channel, queries: Sequence[Query], asked: _Asked, left_out: set[str]) -> list[list[Hit]]:
+    def _rank(self, channel: Channel, queries: Sequence[Query], asked: Asked, left_out: set[str]) -> list[list[Hit]]:
         """Legal hits of each query, best first: as many as there are places in all, or all that the corpus has."""
         asking, side = SIDES_OF[channel]
         assert self._store is not None
