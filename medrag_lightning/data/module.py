@@ -14,6 +14,7 @@ from medrag_lightning.data.augment import Augmentation
 from medrag_lightning.data.distillation_feed import DistillationFeed, DistillationPlan
 from medrag_lightning.data.evidence import EvidenceMixture
 from medrag_lightning.data.feeds import CorpusFeed, Feed, ReadingFeed, World
+from medrag_lightning.data.fusion_feed import FusionFeed, FusionPlan
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.data.pair_feed import PairFeed, PairPlan
 from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler
@@ -51,6 +52,7 @@ class MedragData(L.LightningDataModule):
         scoring: what the stage `score` scores.
         pairs: how the stage `retriever_contrastive` splits the corpus.
         distillation: which scores the stage `retriever_kl` learns from.
+        fusion: which scores and similarities the stage `fusion_nce` learns from.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True
@@ -77,6 +79,7 @@ class MedragData(L.LightningDataModule):
         scoring: ScoringPlan | None = None,
         pairs: PairPlan | None = None,
         distillation: DistillationPlan | None = None,
+        fusion: FusionPlan | None = None,
     ) -> None:
         super().__init__()
         _check_names(tables, regimes, rivals or {})
@@ -87,7 +90,7 @@ class MedragData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.cache_folder, self.max_pixels = Path(cache_folder), max_pixels
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
-        self.scoring, self.pairs, self.distillation = scoring, pairs, distillation
+        self.scoring, self.pairs, self.distillation, self.fusion = scoring, pairs, distillation, fusion
         self._queries: dict[Split, list[Query]] | None = None
         self._documents: list[Document] = []
         self._pair_documents: list[Document] = []
@@ -222,6 +225,8 @@ class MedragData(L.LightningDataModule):
             return ScoringFeed(world, self.scoring or ScoringPlan())
         if kind == "pairs":
             return PairFeed(world, self.pairs or PairPlan(), self.augmentation)
+        if kind == "fusion":
+            return FusionFeed(world, self.fusion or FusionPlan())
         return DistillationFeed(world, self.distillation or DistillationPlan(), self.augmentation)
 
     def _eval_loader(self, items: Any) -> DataLoader[Any]:
