@@ -6,7 +6,7 @@ prompts without the relevant document and for distractors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,17 +115,25 @@ class EvidencePicker:
         return tuple(Candidate(self.by_id[name], 1.0, Channel.GIVEN) for name in ids)
 
     def random_documents(self, query: Query, count: int, draw: int, excluded: set[str]) -> list[Candidate]:
-        """`count` distinct legal documents for `query`, none of `excluded` (ids); fewer only if the corpus has no more."""
-        picked: list[Candidate] = []
+        """`count` distinct legal documents for `query`, none of `excluded` (ids); fewer only if the corpus has no more.
+
+        More of the same draw begin with the same documents.
+        """
+        places = without_repeats(counter_rng(self.seed, "documents", draw), len(self.documents))
+        found = self.legal_documents(query, (self.documents[place] for place in places), count, excluded)
+        return [Candidate(document, 0.0, Channel.GIVEN) for document in found]
+
+    def legal_documents(self, query: Query, offered: Iterable[Document], count: int, excluded: set[str]) -> list[Document]:
+        """The first `count` distinct documents of `offered` that may be evidence for `query`, none of `excluded` (ids)."""
+        picked: list[Document] = []
         taken, shown = set(excluded), self._pixels(query) if count else None
-        for place in without_repeats(counter_rng(self.seed, "documents", draw), len(self.documents)):
+        for document in offered:
             if len(picked) >= count:
                 break
-            document = self.documents[place]
             if document.id in taken or shares_identity(query, document) is not None:
                 continue
             if shown is None or self._pixels(document) != shown:
-                picked.append(Candidate(document, 0.0, Channel.GIVEN))
+                picked.append(document)
                 taken.add(document.id)
         return picked
 

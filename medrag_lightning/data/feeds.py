@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from medrag_lightning.data.augment import Augmentation
 from medrag_lightning.data.evidence import EvidenceMixture, EvidencePicker
 from medrag_lightning.data.examples import CorpusItems, EvalExamples, TrainExamples
+from medrag_lightning.data.noise import OWN, NoisePlan, NoisyExamples, noisy_sets
 from medrag_lightning.data.sampler import SampleKey
 from medrag_lightning.interfaces import CandidateSource, OpenImage
 from medrag_lightning.records import Document, Query, Regime, Retrieved, Split
@@ -76,10 +77,18 @@ class Feed(Protocol):
 
 
 class ReadingFeed:
-    """Examples for a stage that reads: one data set a regime, and one for each rival retriever."""
+    """Examples for a stage that reads: one data set a regime, one for each rival retriever, and one of spoilt evidence for each
+    system that a noise plan names.
+    """
 
-    def __init__(self, world: World, regimes: Sequence[Regime], augmentation: Augmentation | None) -> None:
-        self.world, self.regimes, self.augmentation = world, list(regimes), augmentation
+    def __init__(
+        self,
+        world: World,
+        regimes: Sequence[Regime],
+        augmentation: Augmentation | None,
+        noise: NoisePlan | None = None,
+    ) -> None:
+        self.world, self.regimes, self.augmentation, self.noise = world, list(regimes), augmentation, noise
 
     def training(self) -> TrainExamples:
         """The training queries that have an answer."""
@@ -88,22 +97,29 @@ class ReadingFeed:
             raise ValueError("no training question has an answer; check the tables' splits")
         return TrainExamples(queries, self.world.picker(), self.world.open_image, self.augmentation, self.world.seed)
 
-    def validation(self, alone: bool) -> list[EvalExamples]:
-        """With retrieved evidence; in the verb `validate` with that of every regime."""
-        return [self._examples(Split.VAL, regime) for regime in (self.regimes if alone else [Regime.RETRIEVED])]
+    def validation(self, alone: bool) -> list[EvalExamples | NoisyExamples]:
+        """With retrieved evidence; in the verb `validate` with that of every regime, and spoilt (rivals are for the test)."""
+        regimes = [self._examples(Split.VAL, regime) for regime in (self.regimes if alone else [Regime.RETRIEVED])]
+        return [*regimes, *(self._noisy(Split.VAL, {OWN: self.world.retrieved}) if alone else [])]
 
-    def test(self) -> list[EvalExamples]:
-        """The regimes, then the rivals."""
+    def test(self) -> list[EvalExamples | NoisyExamples]:
+        """The regimes, then the rivals, then what is spoilt."""
         queries, open_image = self.world.queries[Split.TEST], self.world.open_image
         rivals = [
             EvalExamples(queries, self.world.picker(found), Regime.RETRIEVED, open_image, name)
             for name, found in self.world.of_rival.items()
         ]
-        return [*(self._examples(Split.TEST, regime) for regime in self.regimes), *rivals]
+        noisy = self._noisy(Split.TEST, {OWN: self.world.retrieved, **self.world.of_rival})
+        return [*(self._examples(Split.TEST, regime) for regime in self.regimes), *rivals, *noisy]
 
     def prediction(self) -> EvalExamples:
         """The queries of the predicted split (test, unless the stage wants others) with their retrieved evidence."""
         return self._examples(self.world.predicted, Regime.RETRIEVED)
+
+    def _noisy(self, split: Split, found: Mapping[str, Mapping[str, Retrieved]]) -> list[NoisyExamples]:
+        if self.noise is None:
+            return []
+        return noisy_sets(self.noise, self.world.queries[split], found, self.world.picker(), self.world.open_image)
 
     def _examples(self, split: Split, regime: Regime) -> EvalExamples:
         queries = self.world.queries[split]

@@ -16,6 +16,7 @@ from medrag_lightning.data.evidence import EvidenceMixture
 from medrag_lightning.data.feeds import CorpusFeed, Feed, ReadingFeed, World
 from medrag_lightning.data.fusion_feed import FusionFeed, FusionPlan
 from medrag_lightning.data.images import ImageStore
+from medrag_lightning.data.noise import NoisePlan
 from medrag_lightning.data.pair_feed import PairFeed, PairPlan
 from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler
 from medrag_lightning.data.scoring_feed import ScoringFeed, ScoringPlan
@@ -53,6 +54,7 @@ class MedragData(L.LightningDataModule):
         pairs: how the stage `retriever_contrastive` splits the corpus.
         distillation: which scores the stage `retriever_kl` learns from.
         fusion: which scores and similarities the stage `fusion_nce` learns from.
+        noise: what spoilt evidence `test` reports on, beside the ordinary one (`validate`: for `source` alone); null for none.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True
@@ -80,6 +82,7 @@ class MedragData(L.LightningDataModule):
         pairs: PairPlan | None = None,
         distillation: DistillationPlan | None = None,
         fusion: FusionPlan | None = None,
+        noise: NoisePlan | None = None,
     ) -> None:
         super().__init__()
         _check_names(tables, regimes, rivals or {})
@@ -90,7 +93,9 @@ class MedragData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.cache_folder, self.max_pixels = Path(cache_folder), max_pixels
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
-        self.scoring, self.pairs, self.distillation, self.fusion = scoring, pairs, distillation, fusion
+        self.scoring, self.pairs, self.distillation, self.noise, self.fusion = scoring, pairs, distillation, noise, fusion
+        if noise is not None:
+            noise.check(self.regimes, list(self.rivals))
         self._queries: dict[Split, list[Query]] | None = None
         self._documents: list[Document] = []
         self._pair_documents: list[Document] = []
@@ -218,7 +223,7 @@ class MedragData(L.LightningDataModule):
     def _feed(self) -> Feed:
         world, kind = self.world(), self._stage().feed
         if kind == "reading":
-            return ReadingFeed(world, self.regimes, self.augmentation)
+            return ReadingFeed(world, self.regimes, self.augmentation, self.noise)
         if kind == "corpus":
             return CorpusFeed(world)
         if kind == "scoring":

@@ -18,6 +18,7 @@ from medrag_lightning.metrics.critical_layers import (
     windows,
 )
 from medrag_lightning.metrics.ledger import Account, Entry, Ledger, Outcome, ledger_of, sign_test
+from medrag_lightning.metrics.noise import LossRatio, NoiseCurves, NoisePoint, loss_ratio, noise_curves
 from medrag_lightning.metrics.parsing import answer_tokens, label_of, normalise_answer, parse_closed
 from medrag_lightning.metrics.pseudo_relevance import PseudoRelevance, judge, judged_retrieval
 from medrag_lightning.metrics.ranking import (
@@ -37,6 +38,7 @@ from medrag_lightning.metrics.systems import (
     by_system,
     defining_system,
     item_correct,
+    ordinary,
     system_of,
 )
 from medrag_lightning.metrics.table import (
@@ -76,8 +78,11 @@ __all__ = [
     "LayerCurve",
     "LayerRule",
     "Ledger",
+    "LossRatio",
     "Majority",
     "Metric",
+    "NoiseCurves",
+    "NoisePoint",
     "Outcome",
     "PairRanks",
     "PseudoRelevance",
@@ -118,8 +123,11 @@ __all__ = [
     "layer_curve",
     "layers_of",
     "ledger_of",
+    "loss_ratio",
     "macro_f1",
+    "noise_curves",
     "normalise_answer",
+    "ordinary",
     "paired_bootstrap",
     "parse_closed",
     "rank_pairs",

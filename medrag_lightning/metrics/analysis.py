@@ -11,7 +11,7 @@ from medrag_lightning.metrics.candidates import CandidateOracle, candidate_oracl
 from medrag_lightning.metrics.consistency import Inconsistency, inconsistency
 from medrag_lightning.metrics.ledger import Ledger, ledger_of
 from medrag_lightning.metrics.pseudo_relevance import PseudoRelevance, judged_retrieval
-from medrag_lightning.metrics.systems import by_system, defining_system
+from medrag_lightning.metrics.systems import by_system, defining_system, ordinary
 from medrag_lightning.records import Prediction
 
 
@@ -41,7 +41,8 @@ def analyse(
     inconsistent_by: str | None = None,
     margin_nats: float = 0.1,
 ) -> EvidenceAnalysis:
-    """Analyses the predictions of one test, all regimes and rivals together; those without a gold answer are left out.
+    """Analyses the predictions of one test, all regimes and rivals together; those without a gold answer and those of
+    spoilt evidence are left out.
 
     Args:
         predictions: as `summarise` takes them.
@@ -54,7 +55,7 @@ def analyse(
         ValueError: no system is called `inconsistent_by`, or the margin is negative.
     """
     settings = settings or Bootstrap()
-    known = [p for p in predictions if p.gold is not None]
+    known = [p for p in ordinary(predictions) if p.gold is not None]
     clusters = {p.query_id: p.query_id for p in known} if clusters is None else clusters
     systems = by_system(known)
     return EvidenceAnalysis(

@@ -50,13 +50,15 @@ def compare(
             if own is None or not both:
                 minus = Metric.missing(f"no query in common with {reference!r}")
             else:
-                gap = _difference(statistic([own[name] for name in both]), statistic([mine[name] for name in both]))
+                gap = difference(statistic([own[name] for name in both]), statistic([mine[name] for name in both]))
                 minus = settings.metric(gap, [clusters[name] for name in both])
         found[system] = Compared(value, minus)
     return found
 
 
-def _difference(one: Statistic, other: Statistic) -> Statistic:
+def difference(one: Statistic, other: Statistic) -> Statistic:
+    """One statistic minus another of the same items."""
+
     def statistic(weights_FN: Floats) -> Floats:
         return one(weights_FN) - other(weights_FN)
 

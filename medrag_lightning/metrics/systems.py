@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from medrag_lightning.metrics import vqa
 from medrag_lightning.metrics.controls import MAJORITY, QUESTION_ONLY
@@ -28,14 +28,21 @@ def system_of(prediction: Prediction) -> str:
     return str(prediction.extra.get("system") or prediction.system or SYSTEM_NAMES[prediction.regime])
 
 
+def ordinary(predictions: Iterable[Prediction]) -> list[Prediction]:
+    """The predictions whose evidence nobody spoilt on purpose."""
+    return [p for p in predictions if p.noise is None]
+
+
 def by_system(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:
     """The predictions of each system by query id: the retrieved one, its rivals, the other regimes, the controls.
+
+    Those of spoilt evidence are left out: they belong to the curves of `noise` and to no ordinary row.
 
     Raises:
         ValueError: a system answers one query twice.
     """
     found: dict[str, dict[str, Prediction]] = defaultdict(dict)
-    for p in predictions:
+    for p in ordinary(predictions):
         name = system_of(p)
         if p.query_id in found[name]:
             raise ValueError(f"system {name!r} answers query {p.query_id!r} more than once")

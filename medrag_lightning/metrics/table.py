@@ -11,7 +11,7 @@ from typing import Any
 
 from medrag_lightning.metrics import calibration, vqa
 from medrag_lightning.metrics.bootstrap import BIASED, Bootstrap, Metric, weighted_mean
-from medrag_lightning.metrics.systems import RETRIEVED, SYSTEM_NAMES, by_system
+from medrag_lightning.metrics.systems import RETRIEVED, SYSTEM_NAMES, by_system, ordinary
 from medrag_lightning.records import AnswerType, Prediction, Query, Regime
 
 CLOSED_METRICS = ("closed_accuracy", "closed_balanced_accuracy", "closed_macro_f1", "closed_ece", "closed_invalid")
@@ -100,7 +100,7 @@ def summarise(
 
     Args:
         predictions: of every regime, with those of the controls (`controls.control_predictions`) where wanted.
-            Predictions without a gold answer are left out, and a note says so.
+            Predictions without a gold answer are left out, and a note says so; so are, silently, those of spoilt evidence.
         clusters: cluster of each query id (`cluster_of`); by default every query is its own.
         settings: how intervals are made.
 
@@ -108,6 +108,7 @@ def summarise(
         ValueError: a system answers one query twice, or a query has no cluster.
     """
     settings = settings or Bootstrap()
+    predictions = ordinary(predictions)
     known = [p for p in predictions if p.gold is not None]
     clusters = {p.query_id: p.query_id for p in known} if clusters is None else clusters
     systems = by_system(known)

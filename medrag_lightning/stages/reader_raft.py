@@ -139,7 +139,7 @@ class ReaderRaft(Stage):
         """Gathers the predictions of all processes and logs their metrics; `validate` tunes the fusion on them."""
         self._finish("val")
         if self.trainer.state.fn == "validate":
-            self.tuned_fusion = tune_fusion(self.predictions, self.fusion)
+            self.tuned_fusion = tune_fusion([p for p in self.predictions if p.noise is None], self.fusion)
 
     def on_test_epoch_end(self) -> None:
         """Gathers the predictions of all processes and logs their metrics, one set a regime."""
@@ -174,7 +174,7 @@ class ReaderRaft(Stage):
         return self.batch_reader.read(batch)
 
     def _gather(self) -> list[Reading]:
-        """The readings of all processes, each query once a regime and rival; sets `predictions`."""
+        """The readings of all processes, each query once a regime, rival and noise; sets `predictions`."""
         gathered: list[list[Reading]] = [self._readings]
         if self.trainer.world_size > 1:
             gathered = [[] for _ in range(self.trainer.world_size)]
@@ -209,5 +209,6 @@ class ReaderRaft(Stage):
         return value
 
 
-def _place(prediction: Prediction) -> tuple[str, str, str]:
-    return prediction.regime, prediction.system, prediction.query_id
+def _place(prediction: Prediction) -> tuple[str, str, str, float, str]:
+    kind, share = ("", 0.0) if prediction.noise is None else (str(prediction.noise.kind), prediction.noise.share)
+    return prediction.regime, prediction.system, kind, share, prediction.query_id

@@ -161,17 +161,20 @@ def _prediction(example: Example, answer: str | None, raw: str, gold_logp_nats: 
         channels=tuple(candidate.channel for candidate in example.candidates),
         system=example.system,
         gold_logp_nats=gold_logp_nats,
+        noise=example.noise,
     )
 
 
 def summary(readings: Sequence[Reading]) -> dict[str, float]:
     """Metrics by ``regime/name``, over the readings that have a gold answer; what cannot be computed is left out.
 
-    A rival retriever's answers stand under its own name in the regime's place.
+    A rival retriever's answers stand under its own name in the regime's place; answers to spoilt evidence are not in here.
     """
     numbers: dict[str, float] = {}
     systems: dict[str, list[Reading]] = defaultdict(list)
     for reading in readings:
+        if reading.prediction.noise is not None:
+            continue
         systems[reading.prediction.system or str(reading.prediction.regime)].append(reading)
     for system, mine in sorted(systems.items()):
         known = [r for r in mine if r.prediction.gold is not None]
