@@ -1,8 +1,8 @@
 """Stage `critical_layers`: in which layers the evidence reaches the question, by attention knockout; `predict` only (MR-RAG).
 
 MR-RAG steers attention in its critical layers, those in which blocked attention costs the right answer most, and picks them
-by hand. Here they are measured: `metrics.critical_layers` has the procedure and the rule, `callbacks.critical_layers` keeps what
-was found, and `layers: critical` of a steering uses it.
+by hand. Here they are measured: `metrics.critical_layers` has the procedure and the rule, `callbacks.critical_layers` keeps
+what was found, and `layers: critical` of a steering uses it.
 """
 
 from __future__ import annotations
