@@ -12,7 +12,7 @@ from PIL.Image import Image
 
 from medrag_lightning.answering.answer import Answer
 from medrag_lightning.artifacts import fingerprint
-from medrag_lightning.batches import Example, ReaderBatch, pixel_sha256
+from medrag_lightning.batches import Example, ReaderBatch, Steering, pixel_sha256
 from medrag_lightning.data.examples import example_of
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.interfaces import CandidateSource, OpenImage, Reader
@@ -22,6 +22,7 @@ from medrag_lightning.records import AnswerType, Candidate, Document, ImageRef, 
 from medrag_lightning.stages.raft_collator import RaftCollator
 from medrag_lightning.stages.reader_raft import EvidenceLayout
 from medrag_lightning.stages.reading import BatchReader, ClosedReading
+from medrag_lightning.stages.steered_systems import steered_systems
 
 
 class Answerer:
@@ -37,6 +38,7 @@ class Answerer:
         open_image: opens the images of the corpus.
         folder: of the evidence store.
         template, fusion, evidence, max_new_tokens, closed_answers: as of the stage `reader_raft`.
+        steering: that of the run's own source, if it is steered; needs evidence ``all_in_one_prompt``.
         low_margin: a closed answer less than this much likelier than the next one is given with a warning.
     """
 
@@ -53,12 +55,15 @@ class Answerer:
         max_new_tokens: int = 16,
         closed_answers: ClosedReading = "scored",
         low_margin: float = 0.1,
+        steering: Steering | None = None,
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
         self.source, self.reader, self.open_image, self.low_margin = source, reader, open_image, low_margin
         self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers)
-        self.collate = RaftCollator(reader.processor, template, evidence == "one_per_prompt", training=False)
+        one_per_prompt = evidence == "one_per_prompt"
+        steered = steered_systems(None if steering is None else {"": steering}, None, one_per_prompt, template.order)
+        self.collate = RaftCollator(reader.processor, template, one_per_prompt, training=False, steering=steered)
         self._asked: dict[ImageRef, Image] = {}
         if isinstance(reader, torch.nn.Module):
             reader.eval()

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
-from medrag_lightning.batches import AnswerRows, Example, Prompt, ReaderBatch, ReaderPart, Role, Segment, split_by_length
+from medrag_lightning.batches import (
+    AnswerRows,
+    Example,
+    Prompt,
+    ReaderBatch,
+    ReaderPart,
+    Role,
+    Segment,
+    Steering,
+    split_by_length,
+)
 from medrag_lightning.interfaces import Processor
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.records import AnswerType
@@ -25,6 +36,7 @@ class RaftCollator:
         one_candidate_per_prompt: JOMED's layout.
         training: which of the two.
         roles: whether prompts tell which of their tokens is what.
+        steering: how prompts are steered, by `Example.system`; a prompt without evidence never is.
     """
 
     def __init__(
@@ -34,8 +46,9 @@ class RaftCollator:
         one_candidate_per_prompt: bool,
         training: bool,
         roles: bool = False,
+        steering: Mapping[str, Steering] | None = None,
     ) -> None:
-        self.processor, self.template, self.roles = processor, template, roles
+        self.processor, self.template, self.roles, self.steering = processor, template, roles, dict(steering or {})
         self.one_per_prompt, self.training = one_candidate_per_prompt, training
 
     def __call__(self, examples: Sequence[Example]) -> ReaderBatch:
@@ -49,21 +62,27 @@ class RaftCollator:
         return ReaderBatch(tuple(example.without_images() for example in examples), parts, tokens)
 
     def _groups(self, plan: Sequence[tuple[int, int, Prompt]], examples: Sequence[Example]) -> list[list[int]]:
-        """Prompts of similar length; in evaluation closed and open questions apart, since only the latter generate.
+        """Prompts of similar length, steered alike; in evaluation closed and open questions apart, as only the latter generate.
 
         Closed questions then make one part: the scorer groups its passes by length itself, and shares more among more prompts.
         """
-        kinds: dict[AnswerType | None, list[int]] = {}
-        for i, (place, _, _) in enumerate(plan):
-            kinds.setdefault(None if self.training else examples[place].query.answer_type, []).append(i)
+        kinds: dict[tuple[AnswerType | None, str | None], list[int]] = {}
+        for i, (place, _, prompt) in enumerate(plan):
+            answer_type = None if self.training else examples[place].query.answer_type
+            kinds.setdefault((answer_type, self._steered_as(examples[place], prompt)), []).append(i)
         groups: list[list[int]] = []
-        for kind, members in kinds.items():
+        for (kind, _), members in kinds.items():
             if kind is AnswerType.CLOSED:
                 groups.append(members)
                 continue
             lengths = [self.processor.count_tokens(plan[i][2]) for i in members]
             groups += [[members[j] for j in sorted(group)] for group in split_by_length(lengths)]
         return groups
+
+    def _steered_as(self, example: Example, prompt: Prompt) -> str | None:
+        """The name that the prompt's steering goes by; None where it is read as it is."""
+        shown = any(segment.candidate is not None for segment in prompt.segments)
+        return example.system if shown and example.system in self.steering else None
 
     def _prompts_of(self, example: Example) -> list[tuple[int, tuple[int, ...]]]:
         """(candidate number, candidates shown) for each prompt of an example."""
@@ -76,10 +95,14 @@ class RaftCollator:
 
     def _part(self, plan: Sequence[tuple[int, int, Prompt]], examples: Sequence[Example]) -> ReaderPart:
         answers = [(row, text) for row, (place, _, _) in enumerate(plan) for text in self._answers(examples[place])]
+        first, _, prompt = plan[0]  # all of a part are steered alike
+        system = self._steered_as(examples[first], prompt)
+        steering = None if system is None else self.steering[system]
+        encoded = self.processor.encode_prompts(
+            [prompt for _, _, prompt in plan], share_images=not self.training, roles=self.roles or steering is not None
+        )
         return ReaderPart(
-            prompts=self.processor.encode_prompts(
-                [prompt for _, _, prompt in plan], share_images=not self.training, roles=self.roles
-            ),
+            prompts=encoded if steering is None else replace(encoded, steering=steering),
             rows=answer_rows(self.processor, answers) if answers else None,
             query_of_prompt=tuple(place for place, _, _ in plan),
             candidate_of_prompt=tuple(candidate for _, candidate, _ in plan),

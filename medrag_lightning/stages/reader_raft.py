@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from medrag_lightning.batches import Example, ReaderBatch
+from medrag_lightning.batches import Example, ReaderBatch, Steering
 from medrag_lightning.interfaces import Feed, Reader
 from medrag_lightning.losses import answer_nll
 from medrag_lightning.mixture import Fusion, TunedFusion, tune_fusion
@@ -22,6 +22,7 @@ from medrag_lightning.stages.base import Schedule, Stage
 from medrag_lightning.stages.raft_collator import RaftCollator
 from medrag_lightning.stages.reading import BatchReader, ClosedReading, Reading, summary
 from medrag_lightning.stages.sharding import extra_passes
+from medrag_lightning.stages.steered_systems import check_names, steered_systems
 
 EvidenceLayout = Literal["one_per_prompt", "all_in_one_prompt"]
 """`one_per_prompt`: K prompts a query, mixed afterwards (JOMED). `all_in_one_prompt`: one prompt with K candidates."""
@@ -42,6 +43,10 @@ class ReaderRaft(Stage):
         seed: of dropout.
         init_from: checkpoint of an earlier run of this stage to start from; weights only.
         allow_order_change: lets a checkpoint trained with one prompt order be used with the other.
+        steering: how attention is steered, by system: ``retrieved`` (or ``""``) for `data.source`, under every regime, or a
+            name of `data.rivals`. Prompts without evidence are never steered. That of ``retrieved`` holds in `fit`, too, so
+            that policy `learned` can learn; leave it out where a reader is to be steered in the test alone (MR-RAG).
+        critical_layers: the layers that ``layers: critical`` stands for, as stage `critical_layers` writes them.
     """
 
     stage_name: ClassVar[str] = "reader_raft"
@@ -59,10 +64,14 @@ class ReaderRaft(Stage):
         seed: int = 0,
         init_from: str | None = None,
         allow_order_change: bool = False,
+        steering: dict[str, Steering] | None = None,
+        critical_layers: list[int] | None = None,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
         if fusion != Fusion() and evidence != "one_per_prompt":
             raise ValueError(f"fusion={fusion} would be ignored: all evidence stands in one prompt; leave it out")
+        self.steering = steered_systems(steering, critical_layers, evidence == "one_per_prompt", template.order)
+        self.mark_roles = False  # a callback that looks at attention sets it before evaluation batches are made
         self.reader, self.template, self.evidence, self.fusion = reader, template, evidence, fusion
         self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers)
         self.init_from, self.allow_order_change = init_from, allow_order_change
@@ -83,7 +92,13 @@ class ReaderRaft(Stage):
 
     def collator(self, training: bool) -> Callable[[Sequence[Example]], ReaderBatch]:
         """Examples to encoded parts, with the gold answer (training) or every answer to be scored (evaluation)."""
-        return RaftCollator(self.reader.processor, self.template, self.one_candidate_per_prompt, training)
+        one, roles = self.one_candidate_per_prompt, self.mark_roles and not training
+        return RaftCollator(self.reader.processor, self.template, one, training, roles, self.steering)
+
+    def setup(self, stage: str) -> None:
+        """Refuses steering of a system that is not there."""
+        if self.steering:
+            check_names(self.steering, getattr(self.trainer.datamodule, "rivals", ()))  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
         """Builds or loads the reader, once, and starts from `init_from`."""
