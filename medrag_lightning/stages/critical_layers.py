@@ -127,8 +127,14 @@ class CalibrateLayers(L.LightningModule):
         if self._prepared:
             return
         self._prepared = True
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not datamodule.split_queries(self.split):  # Lightning would pass over an empty loader without a word
+            raise ValueError(
+                f"split {self.split!r} has no questions, and critical layers need some that are not the test's; there is "
+                "--model.init_args.split train, of questions that the reader knows by heart"
+            )
         if self.init_from is None:
-            self.reader.prepare(self.trainer.datamodule.training_texts())  # type: ignore[attr-defined]
+            self.reader.prepare(datamodule.training_texts())
         else:
             told = load_reader(self, self.reader, self.init_from, None if self.allow_prompt_change else self.template)
             if told["evidence"] != "all_in_one_prompt":
@@ -145,11 +151,12 @@ class CalibrateLayers(L.LightningModule):
         """Forgets what was measured before."""
         self._samples, self.predictions, self.found = [], [], None
 
-    def predict_step(self, batch: ReaderBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def predict_step(self, batch: ReaderBatch, batch_idx: int, dataloader_idx: int = 0) -> list[Knockout]:
         """Answers the batch; measures those of its questions that were answered rightly, as long as samples are wanted."""
-        left = None if self.max_samples is None else self._share(self.max_samples) - len(self._samples)
+        before = len(self._samples)
+        left = None if self.max_samples is None else self._share(self.max_samples) - before
         if left is not None and left <= 0:
-            return
+            return []
         said = [reading.prediction for reading in self.batch_reader.read(batch)]
         self.predictions += said
         pairs = enumerate(zip(said, batch.examples, strict=True))
@@ -160,6 +167,7 @@ class CalibrateLayers(L.LightningModule):
             for place, of in losses.items():
                 name = batch.examples[place].query.id
                 self._samples.append(Knockout(name, cluster[name], of.first_token, of.choice))
+        return self._samples[before:]
 
     def on_predict_epoch_end(self) -> None:
         """Gathers what all processes measured, draws the curves and chooses layers."""
@@ -191,8 +199,6 @@ class CalibrateLayers(L.LightningModule):
         }
 
     def _nothing(self) -> str:
-        if not self.predictions:
-            return f"split {self.split!r} has no questions; critical layers need some that are not the test's (split: train)"
         return (
             f"the reader answers none of {len(self.predictions)} questions of split {self.split!r} rightly with evidence in "
             "its prompt, so there is no right answer to lose; train it further (init_from), or check its template and the data"
