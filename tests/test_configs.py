@@ -31,7 +31,7 @@ def test_every_file_is_tested_here():
     folders = {"data", "readers", "retrievers", "stages", "recipes"}
     found = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
     assert all(name in known or name.split("/")[0] in folders for name in found)
-    stages = {"embed", "reader_raft", "retriever_contrastive", "score"}
+    stages = {"embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"}
     stages |= {"retriever_kl", "retriever_kl_small", "retriever_kl_jomed"}
     assert set(names("stages")) <= stages, "a new stage needs a run of its own here"
 
@@ -104,6 +104,14 @@ def test_reader_presets_run_one_step(name, tmp_path, monkeypatch):
         return
     FOLDERS[name](tmp_path / "weights")
     main([*command, f"--{TINY}.init_args.name={tmp_path / 'weights'}"])
+
+
+def test_a_reader_with_all_evidence_in_its_prompt_trains_and_is_steered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["-c", "stages/reader_raft_all", "-c", "data/minihospital", *ONE_STEP, *small()]
+    main(["fit", *command])
+    steering = ["--model.init_args.steering", "{retrieved: {policy: paper, layers: all}}"]
+    main(["test", *command, *steering, "--data.init_args.regimes=[retrieved,none]"])
 
 
 def test_a_hub_name_without_a_network_is_told_plainly(tmp_path, monkeypatch, capsys):

@@ -43,7 +43,7 @@ def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | No
         stage.evidence,
         stage.batch_reader.max_new_tokens,
         stage.batch_reader.closed,
-        steering=stage.steering.get(""),
+        steering=stage.numbered_steering().get(""),
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from medrag_lightning.batches import Example, ReaderBatch, Steering
 from medrag_lightning.interfaces import Feed, Reader
 from medrag_lightning.losses import answer_nll
+from medrag_lightning.metrics import layers_of
 from medrag_lightning.mixture import Fusion, TunedFusion, tune_fusion
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.records import Prediction
@@ -22,7 +23,7 @@ from medrag_lightning.stages.base import Schedule, Stage
 from medrag_lightning.stages.raft_collator import RaftCollator
 from medrag_lightning.stages.reading import BatchReader, ClosedReading, Reading, summary
 from medrag_lightning.stages.sharding import extra_passes
-from medrag_lightning.stages.steered_systems import check_names, steered_systems
+from medrag_lightning.stages.steered_systems import check_names, numbered, steered_systems
 
 EvidenceLayout = Literal["one_per_prompt", "all_in_one_prompt"]
 """`one_per_prompt`: K prompts a query, mixed afterwards (JOMED). `all_in_one_prompt`: one prompt with K candidates."""
@@ -46,7 +47,8 @@ class ReaderRaft(Stage):
         steering: how attention is steered, by system: ``retrieved`` (or ``""``) for `data.source`, under every regime, or a
             name of `data.rivals`. Prompts without evidence are never steered. That of ``retrieved`` holds in `fit`, too, so
             that policy `learned` can learn; leave it out where a reader is to be steered in the test alone (MR-RAG).
-        critical_layers: the layers that ``layers: critical`` stands for, as stage `critical_layers` writes them.
+        critical_layers: the layers that ``layers: critical`` stands for, or the file of stage `critical_layers` that tells
+            them; it must have been made with the very reader that is steered.
     """
 
     stage_name: ClassVar[str] = "reader_raft"
@@ -65,12 +67,13 @@ class ReaderRaft(Stage):
         init_from: str | None = None,
         allow_order_change: bool = False,
         steering: dict[str, Steering] | None = None,
-        critical_layers: list[int] | None = None,
+        critical_layers: list[int] | str | None = None,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
         if fusion != Fusion() and evidence != "one_per_prompt":
             raise ValueError(f"fusion={fusion} would be ignored: all evidence stands in one prompt; leave it out")
         self.steering = steered_systems(steering, critical_layers, evidence == "one_per_prompt", template.order)
+        self.critical_layers = critical_layers
         self.mark_roles = False  # a callback that looks at attention sets it before evaluation batches are made
         self.reader, self.template, self.evidence, self.fusion = reader, template, evidence, fusion
         self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers)
@@ -93,7 +96,13 @@ class ReaderRaft(Stage):
     def collator(self, training: bool) -> Callable[[Sequence[Example]], ReaderBatch]:
         """Examples to encoded parts, with the gold answer (training) or every answer to be scored (evaluation)."""
         one, roles = self.one_candidate_per_prompt, self.mark_roles and not training
-        return RaftCollator(self.reader.processor, self.template, one, training, roles, self.steering)
+        return RaftCollator(self.reader.processor, self.template, one, training, roles, self.numbered_steering())
+
+    def numbered_steering(self) -> dict[str, Steering]:
+        """The steering of each system by `Example.system`, layers by number; the reader's weights must be there."""
+        if isinstance(self.critical_layers, str):
+            self.critical_layers = layers_of(self.critical_layers, self.reader.fingerprint())
+        return numbered(self.steering, self.critical_layers or [])
 
     def setup(self, stage: str) -> None:
         """Refuses steering of a system that is not there."""

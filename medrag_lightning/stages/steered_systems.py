@@ -14,15 +14,15 @@ OWN = "retrieved"
 
 def steered_systems(
     steering: Mapping[str, Steering] | None,
-    critical_layers: Sequence[int] | None,
+    critical_layers: Sequence[int] | str | None,
     one_candidate_per_prompt: bool,
     order: PromptOrder,
 ) -> dict[str, Steering]:
-    """The steering of each system, by `Example.system`; layers ``critical`` replaced by their numbers.
+    """The steering of each system, by `Example.system`.
 
     Args:
         steering: as a user gives it: ``""`` or ``retrieved`` for the run's own source, or the name of a rival.
-        critical_layers: what stage `critical_layers` found; None where it is not known.
+        critical_layers: what ``layers: critical`` stands for, numbers or a file; None where it is not known.
         one_candidate_per_prompt: the layout of evidence; steering needs all of it in one prompt.
         order: of the prompt; attention looks back only.
 
@@ -44,10 +44,21 @@ def steered_systems(
         system = "" if name == OWN else name
         if system in made:
             raise ValueError(f"steering names the run's own source twice, as '' and as {OWN!r}; leave one out")
-        made[system] = _numbered(of_system, critical_layers, name)
-    if critical_layers is not None and not any(s.layers == "critical" for s in (steering or {}).values()):
-        raise ValueError(f"critical_layers={list(critical_layers)} would be ignored: no steering has layers: critical")
+        if of_system.layers == "critical" and critical_layers is None:
+            raise ValueError(
+                f"steering of {name or OWN!r} has layers: critical, and it is not known which these are: give "
+                "--model.init_args.critical_layers, as stage critical_layers finds them, or layers by number"
+            )
+        made[system] = of_system
+    if critical_layers is not None and not any(s.layers == "critical" for s in made.values()):
+        raise ValueError(f"critical_layers={critical_layers} would be ignored: no steering has layers: critical")
     return made
+
+
+def numbered(steered: Mapping[str, Steering], critical_layers: Sequence[int]) -> dict[str, Steering]:
+    """The same with numbers in the place of ``critical``."""
+    known = list(critical_layers)
+    return {name: replace(s, layers=known) if s.layers == "critical" else s for name, s in steered.items()}
 
 
 def check_names(steered: Collection[str], rivals: Collection[str]) -> None:
@@ -64,14 +75,3 @@ def _looks_at_evidence(steering: Steering) -> bool:
     if steering.policy == "knockout":
         return steering.direction == "evidence_to_question"
     return steering.policy != "pai"
-
-
-def _numbered(steering: Steering, critical_layers: Sequence[int] | None, name: str) -> Steering:
-    if steering.layers != "critical":
-        return steering
-    if critical_layers is None:
-        raise ValueError(
-            f"steering of {name or OWN!r} has layers: critical, and it is not known which these are: give "
-            "--model.init_args.critical_layers, as stage critical_layers finds them, or layers by number"
-        )
-    return replace(steering, layers=list(critical_layers))

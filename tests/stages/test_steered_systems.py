@@ -11,15 +11,17 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from toy import ADAMW, ToySource, data, reader, stage, trainer
 
+from medrag_lightning.artifacts import write_json
 from medrag_lightning.batches import EncodedPrompts, Example, Role, Steering
 from medrag_lightning.data.evidence import EvidencePicker
 from medrag_lightning.data.examples import EvalExamples
 from medrag_lightning.data.sampler import SampleKey
+from medrag_lightning.metrics.critical_layers import SCHEMA
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.records import Regime
 from medrag_lightning.stages.raft_collator import RaftCollator
 from medrag_lightning.stages.reader_raft import ReaderRaft
-from medrag_lightning.stages.steered_systems import check_names, steered_systems
+from medrag_lightning.stages.steered_systems import check_names, numbered, steered_systems
 
 PAPER, PASTA = Steering("paper", [0]), Steering("pasta", "all", gain=0.01)
 TOGETHER = "all_in_one_prompt"
@@ -29,8 +31,8 @@ def test_systems_are_named_as_examples_name_them() -> None:
     assert steered_systems(None, None, True, "query_first") == {}
     made = steered_systems({"retrieved": PAPER, "mcr": PASTA}, None, False, "evidence_first")
     assert made == {"": PAPER, "mcr": PASTA}
-    critical = steered_systems({"": replace(PAPER, layers="critical")}, [1, 2], False, "evidence_first")
-    assert critical == {"": Steering("paper", [1, 2])}
+    critical = steered_systems({"": replace(PAPER, layers="critical"), "b": PASTA}, [1, 2], False, "evidence_first")
+    assert numbered(critical, [1, 2]) == {"": Steering("paper", [1, 2]), "b": PASTA}
 
 
 def test_settings_that_would_be_ignored_are_refused() -> None:
@@ -48,6 +50,25 @@ def test_settings_that_would_be_ignored_are_refused() -> None:
         steered_systems({"": PAPER}, [1], False, "evidence_first")
     with pytest.raises(ValueError, match="not known which these are"):
         steered_systems({"": replace(PAPER, layers="critical")}, None, False, "evidence_first")
+
+
+def test_critical_layers_may_be_those_of_a_file(tmp_path: Path) -> None:
+    """The file is held against the reader once its weights are there; a reader that trains on keeps its layers."""
+    settings = {"steering": {"": replace(PAPER, layers="critical")}, "critical_layers": str(tmp_path / "found.json")}
+    made = stage(evidence=TOGETHER, **settings)
+    made.reader.prepare(["which colour? red"])
+    with pytest.raises(ValueError, match="no such file"):
+        made.collator(training=False)
+    told = {"schema": SCHEMA, "reader": made.reader.fingerprint(), "layers": {"evidence_to_question": [0]}}
+    write_json(tmp_path / "found.json", told)
+    assert made.collator(training=False).steering == {"": PAPER}  # type: ignore[attr-defined]
+    with torch.no_grad():
+        next(made.reader.parameters()).add_(1.0)
+    assert made.collator(training=True).steering == {"": PAPER}  # type: ignore[attr-defined]
+    fresh = stage(evidence=TOGETHER, **settings)
+    fresh.reader = made.reader
+    with pytest.raises(ValueError, match="reader"):
+        fresh.collator(training=False)
 
 
 def test_a_system_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -161,6 +182,7 @@ def test_settings_come_from_yaml() -> None:
     told = {"": {"policy": "paper", "layers": [0, 2]}, "mcr + pasta": {"policy": "pasta", "layers": "critical", "gain": 0.01}}
     made = parser.instantiate(parser.parse_object({"steering": told, "critical_layers": [3]}))
     steered = steered_systems(made.steering, made.critical_layers, False, "evidence_first")
-    assert steered == {"": Steering("paper", [0, 2]), "mcr + pasta": Steering("pasta", [3], gain=0.01)}
+    wanted = {"": Steering("paper", [0, 2]), "mcr + pasta": Steering("pasta", [3], gain=0.01)}
+    assert numbered(steered, made.critical_layers) == wanted
     with pytest.raises(ArgumentError, match="policy"):
         parser.parse_object({"steering": {"": {"policy": "papers", "layers": "all"}}})
