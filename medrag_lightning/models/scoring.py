@@ -51,28 +51,16 @@ def token_logp(
     Returns:
         float32 (R, L); 0 on padding.
     """
-    _check(prompts, rows, features)
+    _check(prompts, rows, features, mode)
     if mode == "rows":
         return _by_rows(model, family, prompts, rows, features, factor_L)
     if mode == "tree":
-        if prompts.steering is not None:
-            raise ValueError("mode 'tree' moves prompts' tokens, which steering goes by; use mode 'prefill' or 'rows'")
         if features is None or not supports_tree(model, family):
             raise ValueError("mode 'tree' needs image features, and a reader family and attention it is proven exact for")
         return by_tree(model, family, prompts, features, rows)
     if not family.shared_prefill:
         raise ValueError("mode 'prefill' is not proven exact for this reader family; use mode 'rows'")
-    logp_RL = torch.zeros(rows.ids_RL.shape, device=rows.ids_RL.device)
-    with torch.no_grad():
-        for index in _asked_by_length(prompts, rows):
-            chosen = torch.tensor(index, device=rows.ids_RL.device)
-            of_part = torch.isin(rows.prompt_of_row_R, chosen).nonzero().squeeze(1)
-            number = torch.zeros(len(prompts.ids_PT), dtype=torch.long, device=chosen.device)
-            number[chosen] = torch.arange(len(index), device=chosen.device)
-            part = AnswerRows(rows.ids_RL[of_part], rows.mask_RL[of_part], number[rows.prompt_of_row_R[of_part]])
-            chosen_prompts = _trimmed(select_prompts(family, prompts, index))
-            logp_RL[of_part] = _by_prefill(model, family, chosen_prompts, part, features, factor_L)
-    return logp_RL
+    return _by_prefills(model, family, prompts, rows, features, factor_L)
 
 
 def model_inputs(
@@ -177,6 +165,27 @@ def _by_rows(
     return _gathered(logits_RLV, rows.ids_RL, rows.mask_RL)
 
 
+def _by_prefills(
+    model: nn.Module,
+    family: Family,
+    prompts: EncodedPrompts,
+    rows: AnswerRows,
+    features: Sequence[Features] | None,
+    factor_L: Tensor | None,
+) -> Tensor:
+    logp_RL = torch.zeros(rows.ids_RL.shape, device=rows.ids_RL.device)
+    with torch.no_grad():
+        for index in _asked_by_length(prompts, rows):
+            chosen = torch.tensor(index, device=rows.ids_RL.device)
+            of_part = torch.isin(rows.prompt_of_row_R, chosen).nonzero().squeeze(1)
+            number = torch.zeros(len(prompts.ids_PT), dtype=torch.long, device=chosen.device)
+            number[chosen] = torch.arange(len(index), device=chosen.device)
+            part = AnswerRows(rows.ids_RL[of_part], rows.mask_RL[of_part], number[rows.prompt_of_row_R[of_part]])
+            chosen_prompts = _trimmed(select_prompts(family, prompts, index))
+            logp_RL[of_part] = _by_prefill(model, family, chosen_prompts, part, features, factor_L)
+    return logp_RL
+
+
 def _asked_by_length(prompts: EncodedPrompts, rows: AnswerRows) -> list[list[int]]:
     """The prompts that have answers, in groups of similar length."""
     asked = sorted(set(rows.prompt_of_row_R.tolist()))
@@ -233,7 +242,9 @@ def _gathered(logits_RLV: Tensor, ids_RL: Tensor, mask_RL: Tensor) -> Tensor:
     return logp_RL.masked_fill(~mask_RL, 0.0)
 
 
-def _check(prompts: EncodedPrompts, rows: AnswerRows, features: Sequence[Features] | None) -> None:
+def _check(prompts: EncodedPrompts, rows: AnswerRows, features: Sequence[Features] | None, mode: ScoringMode) -> None:
+    if prompts.steering is not None and mode == "tree":
+        raise ValueError("mode 'tree' moves prompts' tokens, which steering goes by; use mode 'prefill' or 'rows'")
     if prompts.image_places and features is None:
         raise ValueError("prompts that share images need the features of those images")
     if not bool(prompts.mask_PT[:, -1].all()):

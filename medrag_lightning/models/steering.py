@@ -61,8 +61,7 @@ def steered(
     if prompts.steering is None and recorder is None:
         yield
         return
-    layers = layer_count(model)
-    plan = plan_of(prompts, layers, factor_L, recorder)
+    plan = plan_of(prompts, layer_count(model), factor_L, recorder)
     heads = int(model.config.get_text_config().num_attention_heads)
     if plan.heads is not None and max(plan.heads) >= heads:
         raise ValueError(f"steering.heads names head {max(plan.heads)}; the reader's layers have {heads}, numbered from 0")
@@ -70,13 +69,8 @@ def steered(
     if not plan.does_something:
         yield
         return
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        read = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
-        of_batch = plan.repeated(read.shape[0] // len(prompts.ids_PT))
-        return args, {**kwargs, ARGUMENT: row_block(of_batch, read.shape[1], kwargs.get("past_key_values"), layers)}
-
-    hook = _language_tower(model, family).register_forward_pre_hook(before, with_kwargs=True)
+    entrance = functools.partial(_with_rows, plan, layer_count(model))
+    hook = _language_tower(model, family).register_forward_pre_hook(entrance, with_kwargs=True)
     try:
         yield
     finally:
@@ -114,6 +108,16 @@ def plan_of(
         steering.policy, steering.gain, heads, chosen, target_PT & acts_P[:, None], after_P, weight_PT, source_PT, factor_L,
         nothing_PT if recorder is None else question_PT, recorder,
     )  # fmt: skip
+
+
+def _with_rows(
+    plan: Plan, layers: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """At the language tower's entrance: the rows of this pass, handed down to every layer."""
+    read = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
+    times, rest = divmod(read.shape[0], len(plan.after_P))
+    assert rest == 0, f"{read.shape[0]} sequences of {len(plan.after_P)} steered prompts"
+    return args, {**kwargs, ARGUMENT: row_block(plan.repeated(times), read.shape[1], kwargs.get("past_key_values"), layers)}
 
 
 def _layers(steering: Steering, count: int) -> frozenset[int]:

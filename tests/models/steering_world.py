@@ -72,16 +72,16 @@ class Told:
 TOLD: list[Told] = []
 
 
-def _row(told: Told, layer: int, i: int, logits_HS: Tensor) -> Tensor:
-    """Weights (H, i + 1) of row i over itself and the columns before it: the formulas of the policies, one row at a time."""
+def _row(told: Told, layer: int, i: int, first: int, logits_HS: Tensor) -> Tensor:
+    """Weights of row i over the columns from `first` to itself: the formulas of the policies, one row at a time."""
     steering, last = told.steering, len(told.role_T) - 1
     plain_HS = logits_HS.softmax(-1)
     if steering is None or (steering.layers != "all" and layer not in steering.layers):
         return plain_HS
-    role = [told.role_T[j] if j <= last else -1 for j in range(i + 1)]
-    document = [told.document_T[j] if j <= last else -1 for j in range(i + 1)]
+    role = [told.role_T[j] if j <= last else -1 for j in range(first, i + 1)]
+    document = [told.document_T[j] if j <= last else -1 for j in range(first, i + 1)]
     to_last = steering.policy == "pai" or steering.direction.endswith("last")
-    is_target = i == last if to_last else role[i] == PLACE[Role.QUESTION]
+    is_target = i == last if to_last else role[-1] == PLACE[Role.QUESTION]
     if not (is_target or (i > last and steering.steer_generated)):
         return plain_HS
     low, high = min(told.score_K), max(told.score_K)
@@ -89,7 +89,7 @@ def _row(told: Told, layer: int, i: int, logits_HS: Tensor) -> Tensor:
     mean = sum(strength) / len(strength)
     factor = FACTOR_L[layer] if steering.policy == "learned" else 1.0
     made_HS = logits_HS.clone()
-    for j in range(i + 1):
+    for j in range(len(role)):
         k = document[j]
         if steering.policy in ("paper", "learned", "mass_preserving") and k >= 0:
             made_HS[:, j] += factor * steering.gain * strength[k] * logits_HS[:, j].abs()
@@ -101,7 +101,7 @@ def _row(told: Told, layer: int, i: int, logits_HS: Tensor) -> Tensor:
             chosen = range(len(logits_HS)) if steering.heads is None else steering.heads
             made_HS[list(chosen), j] += torch.tensor(steering.gain).log()
         source = {"evidence": k >= 0, "image": role[j] == PLACE[Role.QUERY_IMAGE], "question": role[j] == PLACE[Role.QUESTION]}
-        if steering.policy == "knockout" and j != i and source[steering.direction.split("_")[0]]:
+        if steering.policy == "knockout" and first + j != i and source[steering.direction.split("_")[0]]:
             made_HS[:, j] = -torch.inf
     weights_HS = made_HS.softmax(-1)
     if steering.policy == "mass_preserving":
@@ -120,23 +120,9 @@ def _reference(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any
     window = kwargs.get("sliding_window") or logits_HTT.shape[1]
     for i in range(logits_HTT.shape[1]):
         first = max(0, i + 1 - window)
-        hidden_HS = logits_HTT[:, i, : i + 1].clone()
-        hidden_HS[:, :first] = -torch.inf
-        if window <= i:  # what a row does not see is nothing to the formulas either
-            visible = _row_in_window(told, module.layer_idx, i, hidden_HS, first)
-        else:
-            visible = _row(told, module.layer_idx, i, hidden_HS)
-        weights_HTT[:, i, : i + 1] = visible
+        weights_HTT[:, i, first : i + 1] = _row(told, module.layer_idx, i, first, logits_HTT[:, i, first : i + 1])
     told.seen.append(weights_HTT)
     return (weights_HTT[None] @ value).transpose(1, 2).contiguous(), None
-
-
-def _row_in_window(told: Told, layer: int, i: int, hidden_HS: Tensor, first: int) -> Tensor:
-    """As `_row`, with -inf before `first`; the formula is not to make NaN of them."""
-    finite_HS = hidden_HS.masked_fill(hidden_HS == -torch.inf, -1e9)
-    assert told.steering is None or told.steering.gain < 1, "a large gain would lift -1e9 above what is visible"
-    weights_HS = _row(told, layer, i, finite_HS)
-    return weights_HS.masked_fill(torch.arange(i + 1) < first, 0.0)
 
 
 AttentionInterface.register("plain_reference", _reference)
