@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medrag_lightning.batches import AnswerRows, Direction, EncodedPrompts, Example, ReaderPart, Steering, TokenRoles
+from medrag_lightning.batches import AnswerRows, Direction, EncodedPrompts, Example, ReaderPart, Steering
 from medrag_lightning.interfaces import Reader
 from medrag_lightning.records import AnswerType
 
@@ -64,7 +64,8 @@ def measure(
     losses: dict[str, list[tuple[Tensor, Tensor]]] = {direction: [] for direction in directions}
     for direction in directions:
         for layers in layer_windows:
-            steering = Steering("knockout", layers=list(layers), direction=direction)
+            answers = direction.endswith("_to_last")  # each token of an answer was the last one when it was said
+            steering = Steering("knockout", layers=list(layers), direction=direction, steer_generated=answers)
             first, choice = _right(reader, asked, steering)
             losses[direction].append((first / first_P - 1, choice / choice_P - 1))
     return {place: _of_prompt(losses, p) for p, place in enumerate(places)}
@@ -125,5 +126,5 @@ def _prompts(prompts: EncodedPrompts, keep: Sequence[int]) -> EncodedPrompts:
         mask_PT=prompts.mask_PT[index],
         images_of_prompt=tuple(prompts.images_of_prompt[p] for p in index) if prompts.images_of_prompt else (),
         image_places=tuple(prompts.image_places[p] for p in index) if prompts.image_places else (),
-        roles=TokenRoles(roles.role_PT[index], roles.document_PT[index], roles.strength_PK[index]),
+        roles=roles.of_prompts(torch.tensor(index, device=roles.role_PT.device)),
     )
