@@ -179,6 +179,9 @@ def _shown_scores(roles: TokenRoles) -> tuple[Tensor, Tensor]:
     count = roles.strength_PK.shape[1]
     if (most := int(roles.document_PT.max())) >= count:
         raise ValueError(f"a token belongs to candidate {most} (from 0), but there are strengths of {count} candidates")
+    if count == 0:
+        none_P1 = roles.strength_PK.new_zeros(len(roles.strength_PK), 1)
+        return none_P1, none_P1.bool()
     number_K = torch.arange(count, device=roles.document_PT.device)
     shown_PK = (roles.document_PT[:, :, None] == number_K).any(1)
     if bool((shown_PK & ~roles.strength_PK.isfinite()).any()):
@@ -193,8 +196,6 @@ def _shown_scores(roles: TokenRoles) -> tuple[Tensor, Tensor]:
 def _of_documents(roles: TokenRoles, value_PK: Tensor) -> Tensor:
     """Each token's document's value, (P, T); 0 for other tokens."""
     owned_PT = roles.document_PT >= 0
-    if value_PK.shape[1] == 0:
-        return owned_PT & owned_PT.new_zeros(())
     value_PT = value_PK.gather(1, roles.document_PT.long().clamp_min(0))
     return value_PT.masked_fill(~owned_PT, 0)
 

@@ -229,6 +229,19 @@ def test_one_candidate_or_equal_scores_change_nothing_and_warn_once(caplog: pyte
     assert len([r for r in caplog.records if "no effect" in r.message]) == 1
 
 
+def test_prompts_without_evidence_are_read_as_ever() -> None:
+    made, asked = world("llava", None)
+    bare = replace(asked.roles, strength_PK=torch.zeros(5, 0), document_PT=torch.full_like(asked.roles.document_PT, -1))  # type: ignore[union-attr, type-var]
+    bare = replace(bare, role_PT=torch.where(bare.role_PT == list(Role).index(Role.EVIDENCE_TEXT), -1, bare.role_PT))
+    rows = answer_rows(made, [0, 1], [ANSWERS[1]] * 2)
+    with torch.no_grad():
+        stock = scoring.token_logp(made.core, made.family, asked, rows)
+        for name in ("paper", "pasta", "knockout", "centred"):
+            steered_so = replace(asked, roles=bare, steering=STEERINGS[name])
+            assert torch.equal(scoring.token_logp(made.core, made.family, steered_so, rows), stock)
+        assert made.attention_mass(replace(asked, roles=bare)).document_PLK.shape == (5, 2, 0)
+
+
 def test_half_precision_stays_close() -> None:
     made, asked = world("llava", STEERINGS["paper"])
     rows = answer_rows(made, [0, 1], [ANSWERS[1]] * 2)
