@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from medrag_lightning.artifacts import read_json, write_json
 from medrag_lightning.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent / "models"))
@@ -31,7 +32,7 @@ def test_every_file_is_tested_here():
     folders = {"data", "readers", "retrievers", "stages", "recipes"}
     found = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
     assert all(name in known or name.split("/")[0] in folders for name in found)
-    stages = {"embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"}
+    stages = {"critical_layers", "embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"}
     stages |= {"retriever_kl", "retriever_kl_small", "retriever_kl_jomed"}
     assert set(names("stages")) <= stages, "a new stage needs a run of its own here"
 
@@ -78,6 +79,26 @@ def test_the_scoring_stage_makes_a_table_with_the_weights_of_a_reader(tmp_path, 
     assert not list(Path("runs").rglob("predict.jsonl"))
 
 
+def test_calibration_finds_the_layers_of_a_reader_and_a_test_reads_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.init_args.max_train_queries=16", "--data.init_args.max_eval_queries=24", "--data.init_args.only=closed"]
+    shared = ["-c", "data/minihospital", *few, *small(), f"--{TINY}.init_args.layers=3"]
+    raft = ["-c", "stages/reader_raft", *shared, "--model.init_args.evidence=all_in_one_prompt", "--test_after_fit=false"]
+    main(["fit", *raft, "--trainer.max_epochs=1", "--trainer.default_root_dir=reader"])
+    (weights,) = Path("reader/checkpoints").glob("best*.ckpt")
+    found = ["--model.init_args.max_samples=6", f"--model.init_args.init_from={weights}", "--trainer.default_root_dir=found"]
+    main(["predict", "-c", "stages/critical_layers", *shared, *found])
+    assert {"critical_layers.json", "critical_layers.png", "steering_layers.yaml"} <= {p.name for p in Path("found").iterdir()}
+    assert len(Path("found/predictions/predict.jsonl").read_text().splitlines()) == 24
+    told = read_json("found/critical_layers.json")
+    told["layers"]["evidence_to_question"] = [1]  # a reader that learnt for one step has none of its own
+    write_json("found/critical_layers.json", told)
+    steered = ["-c", "found/steering_layers.yaml", "--model.init_args.steering={retrieved: {policy: paper, layers: critical}}"]
+    steered += ["--data.init_args.regimes=[retrieved]", f"--ckpt_path={weights}", "--trainer.default_root_dir=test"]
+    main(["test", *raft[:-1], *steered])
+    assert Path("test/results.json").exists()
+
+
 @pytest.mark.parametrize("name", ["tiny_towers", *names("retrievers")])
 def test_retrievers_train_a_step(name, tmp_path, monkeypatch):
     """With the preset's own settings; a folder of random weights stands for the hub."""
@@ -108,10 +129,8 @@ def test_reader_presets_run_one_step(name, tmp_path, monkeypatch):
 
 def test_a_reader_with_all_evidence_in_its_prompt_trains_and_is_steered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = ["-c", "stages/reader_raft_all", "-c", "data/minihospital", *ONE_STEP, *small()]
-    main(["fit", *command])
     steering = ["--model.init_args.steering", "{retrieved: {policy: paper, layers: all}}"]
-    main(["test", *command, *steering, "--data.init_args.regimes=[retrieved,none]"])
+    main(["fit", "-c", "stages/reader_raft_all", "-c", "data/minihospital", *ONE_STEP, *small(), *steering])
 
 
 def test_a_hub_name_without_a_network_is_told_plainly(tmp_path, monkeypatch, capsys):
