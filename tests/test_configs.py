@@ -18,6 +18,30 @@ TINY = "model.init_args.reader.init_args.backbone"
 SMALL = {"hidden": 32, "layers": 1, "heads": 2, "vision_hidden": 32, "vision_layers": 1, "vocabulary": 400}
 ONE_STEP = ["--trainer.fast_dev_run=1", "--data.init_args.max_train_queries=8", "--data.init_args.max_eval_queries=4"]
 
+FUSED = """
+data:
+  init_args:
+    source: &fused
+      class_path: medrag_lightning.retrieval.fused.FusedSearch
+      init_args:
+        pool: &pool
+          class_path: medrag_lightning.retrieval.source.LiveSearch
+          init_args:
+            encoder: {{class_path: medrag_lightning.models.tiny_towers.TinyTowers}}
+            per_channel: {{image_to_text: 3, image_to_image: 3, text_to_text: 3}}
+        fusion: {{class_path: medrag_lightning.models.similarity_fusion.TrainedFusion, init_args: {{checkpoint: {best}}}}}
+        top: 2
+    rivals:
+      alpha alone:
+        class_path: medrag_lightning.retrieval.fused.FusedSearch
+        init_args:
+          pool: *pool
+          fusion:
+            class_path: medrag_lightning.models.similarity_fusion.FixedFusion
+            init_args: {{weights: {{image_to_text: 1}}}}
+          top: 2
+"""
+
 
 def names(folder: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
@@ -33,7 +57,7 @@ def test_every_file_is_tested_here():
     found = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
     assert all(name in known or name.split("/")[0] in folders for name in found)
     stages = {"critical_layers", "embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"}
-    stages |= {"retriever_kl", "retriever_kl_small", "retriever_kl_jomed"}
+    stages |= {"retriever_kl", "retriever_kl_small", "retriever_kl_jomed", "fusion_nce"}
     assert set(names("stages")) <= stages, "a new stage needs a run of its own here"
 
 
@@ -158,6 +182,25 @@ def test_a_retriever_learns_from_scores_and_searches(tmp_path, monkeypatch):
     assert saved["medrag"]["description"]["t_score"] == 1.0
     assert {name.split(".")[2] for name in saved["state_dict"]} == {"image"}
     assert saved["optimizer_states"][0]["param_groups"][0]["weight_decay"] == 1.0
+
+
+def test_a_fusion_learns_from_scores_and_searches(tmp_path, monkeypatch):
+    """Stage score, stage fusion_nce with weights by query, and a reader's run with what it learned and one similarity alone."""
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.init_args.max_train_queries=24", "--data.init_args.max_eval_queries=8", "--data.init_args.only=closed"]
+    search = "data.init_args.source.init_args"
+    channels = ("image_to_text", "image_to_image", "text_to_text")
+    pools = [f"--{search}.per_channel.{channel}=3" for channel in channels]
+    shared = ["-c", "data/minihospital", "-c", "stages/fusion_nce", *few, *pools]
+    scoring = ["-c", "stages/score", "--data.init_args.scoring.splits=[train,val,test]"]
+    main(["predict", *shared, *scoring, *small()])
+    query = ["--model.init_args.fusion.init_args.scope=per_query", "--trainer.max_steps=4", "--trainer.val_check_interval=2"]
+    main(["fit", *shared, *query])
+    (best,) = Path("runs").glob("fusion_nce-001/checkpoints/best-*.ckpt")
+    assert (best.parent / "fusion_weights.json").is_file()
+    assert len(list(Path("runs/similarities").glob("*.npy"))) == 6  # similarities and confidences of three splits
+    (tmp_path / "fused.yaml").write_text(FUSED.format(best=best))
+    main(["fit", "-c", "stages/reader_raft", "-c", "data/minihospital", "-c", "fused.yaml", *ONE_STEP, *small()])
 
 
 @pytest.mark.parametrize("name", names("recipes"))

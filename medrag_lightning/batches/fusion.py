@@ -19,7 +19,8 @@ class FusionBatch:
         channels: the M similarities, in order.
         similarity_BKM: float32 cosines; NaN where a query or a document lacks the side, and on padding.
         log_confidence_BK: float32, how sure the frozen reader is of the gold answer with the candidate alone, in nats: its
-            probability among the choices (closed), or its likelihood a token (open); NaN on padding.
+            probability among the choices (closed), or its likelihood a token (open); NaN on padding, and for a candidate that
+            has none of the similarities.
         rank_BK: int16 place of each candidate by confidence, 0 the best, the earlier one first among equals; padding last.
         modality: of each query; None where unknown.
     """
@@ -35,8 +36,8 @@ class FusionBatch:
 
     @property
     def valid(self) -> Tensor:
-        """bool (B, K): True on candidates that have a similarity and a confidence."""
-        return ~self.similarity_BKM.isnan().all(-1) & ~self.log_confidence_BK.isnan()
+        """bool (B, K): True on candidates, False on padding."""
+        return ~self.log_confidence_BK.isnan()
 
     def only(self, channels: tuple[Channel, ...]) -> FusionBatch:
         """With these channels, in this order; ValueError names one that is not there."""
@@ -47,7 +48,9 @@ class FusionBatch:
         if channels == self.channels:
             return self
         places = [self.channels.index(name) for name in channels]
-        return replace(self, channels=channels, similarity_BKM=self.similarity_BKM[..., places])
+        similarity_BKM = self.similarity_BKM[..., places]
+        log_confidence_BK = self.log_confidence_BK.masked_fill(similarity_BKM.isnan().all(-1), torch.nan)
+        return replace(self, channels=channels, similarity_BKM=similarity_BKM, log_confidence_BK=log_confidence_BK)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FusionBatch:
         """A copy on `device`."""

@@ -52,7 +52,7 @@ class FusionItems(Dataset[FusionBatch]):
     Attributes:
         channels: M of them.
         similarity_NKM: float32; NaN where a side is missing and on padding.
-        log_confidence_NK: float32, nats; NaN on padding.
+        log_confidence_NK: float32, nats; NaN on padding, and (set here) without any similarity.
         rank_NK: int16; see `batches.FusionBatch`.
         modality: of each query.
     """
@@ -66,8 +66,9 @@ class FusionItems(Dataset[FusionBatch]):
     ) -> None:
         assert similarity_NKM.shape == (len(modality), log_confidence_NK.shape[1], len(channels))
         self.channels, self.modality = tuple(channels), list(modality)
-        self.similarity_NKM, self.log_confidence_NK = similarity_NKM, log_confidence_NK
-        self.rank_NK = ranked(np.where(np.isnan(similarity_NKM).all(-1), np.float32(np.nan), log_confidence_NK))
+        self.similarity_NKM = similarity_NKM
+        self.log_confidence_NK = np.where(np.isnan(similarity_NKM).all(-1), np.float32(np.nan), log_confidence_NK)
+        self.rank_NK = ranked(self.log_confidence_NK)
 
     def __len__(self) -> int:
         return len(self.modality)

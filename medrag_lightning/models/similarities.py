@@ -26,8 +26,8 @@ def comparable(similarity_BKM: Tensor, standardise: bool) -> Tensor:
 
     With `standardise` each channel has zero mean and unit variance over a query's candidates, so that weights do not merely
     make up for the channels' scales (image-image cosines lie far above image-text ones); a constant channel is 0. A missing
-    cosine counts as the channel's mean over the query's candidates: it speaks neither for nor against the candidate. A
-    candidate without any, which is padding, is 0.
+    cosine counts as the channel's mean over the query's candidates: it speaks neither for nor against the candidate. So does
+    padding; what it scores means nothing.
     """
     similarity_BKM = similarity_BKM.float()
     made_BKM, mean_BM, std_BM = centred(similarity_BKM)
@@ -35,4 +35,4 @@ def comparable(similarity_BKM: Tensor, standardise: bool) -> Tensor:
         made_BKM = torch.where((std_BM > TINY)[:, None], made_BKM / std_BM.clamp(min=TINY)[:, None], 0.0)
     else:
         made_BKM = made_BKM + mean_BM[:, None]
-    return made_BKM.masked_fill(similarity_BKM.isnan().all(-1, keepdim=True), 0.0)
+    return made_BKM
