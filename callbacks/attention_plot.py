@@ -15,6 +15,7 @@ STYLES = {
 }
 WORDS = {"query_image": "query image", "rest": "rest (instruction, template)"}
 MOST_COLUMNS = 4
+MOST_BANDS = 8  # with more documents bands and legend would hide the curves
 Z_95 = 1.96
 
 
@@ -37,7 +38,7 @@ def draw_mass(table: Mapping[str, Any]) -> bytes:
     if several:
         _documents(blocks[1], several, rows[1], columns, layers)
     split = {"val": "validation"}.get(table["split"], table["split"])
-    figure.suptitle(f"Where the question's tokens look ({split}; bands: 95 % interval of the mean)", fontsize=12)
+    figure.suptitle(f"Where the question's tokens look ({split})\nmeans with 95 % intervals", fontsize=11.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -49,7 +50,7 @@ def _segments(block: Any, systems: Sequence[Mapping[str, Any]], rows: int, colum
         for name, curve in system["segments"].items():
             colour, marker, line = STYLES[name]
             _line(axes, curve, colour, marker, line, layers, WORDS.get(name, name))
-        axes.set_ylim(0, None)
+    panels[0][0].set_ylim(0, None)  # shared, and after all curves: it ends autoscaling
     block.supylabel("share of attention (%)", fontsize=10)
     block.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
 
@@ -64,32 +65,33 @@ def _documents(block: Any, systems: Sequence[Mapping[str, Any]], rows: int, colu
     for axes, system in panels:
         for document in system["documents"]:
             number = document["number"]
-            label = f"document {number}" + (" (best)" if number == 1 else "")
-            marker = "os^Dv"[(number - 1) % 5]
-            handles[label] = _line(axes, document, colours[number - 1], marker, "-", layers, label)
-        axes.set_ylim(0, None)
+            label = f"document {number}" + (" (ranked first)" if number == 1 else "")
+            style = (colours[number - 1], "os^Dv"[(number - 1) % 5], "-")
+            handles[label] = _line(axes, document, *style, layers, label, band=most <= MOST_BANDS)
+    panels[0][0].set_ylim(0, None)
     block.supylabel("on each document (%)", fontsize=10)
     labels = list(handles)
-    kept = labels if most <= 8 else [labels[i] for i in (0, most // 2, most - 1)]
+    kept = labels if most <= MOST_BANDS else [labels[i] for i in (0, most // 2, most - 1)]
     lines = [handles[label] for label in kept]
-    block.legend(lines, kept, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    block.legend(lines, kept, loc="outside lower center", ncols=5 if columns > 2 else 3, frameon=False, fontsize=9)
 
 
 def _panels(
     block: Any, systems: Sequence[Mapping[str, Any]], rows: int, columns: int, layers: int
 ) -> list[tuple[Any, Mapping[str, Any]]]:
     """An axis a system with title, grid and the steered layers shaded; spare ones are taken away."""
+    some_steered = any(system["steering"] is not None for system in systems)
     grid = block.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     cells = [axes for row in grid for axes in row]
     for axes in cells[len(systems) :]:
         axes.remove()
     for place, (axes, system) in enumerate(zip(cells, systems, strict=False)):
-        axes.set_title(_title(system), fontsize=9.5)
+        axes.set_title(_title(system, some_steered), fontsize=9.5)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_xlim(-0.5, layers - 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.tick_params(labelsize=8.5)
         if place + columns >= len(systems):
             axes.set_xlabel("decoder layer", fontsize=9)
@@ -99,28 +101,33 @@ def _panels(
     return list(zip(cells, systems, strict=False))
 
 
-def _line(axes: Any, curve: Mapping[str, Any], colour: Any, marker: str, line: str, layers: int, label: str) -> Any:
+def _line(
+    axes: Any, curve: Mapping[str, Any], colour: Any, marker: str, line: str, layers: int, label: str, band: bool = True
+) -> Any:
     mean = [100 * value for value in curve["mean"]]
     error = [None if value is None else 100 * Z_95 * value for value in curve["standard_error"]]
-    if all(value is not None for value in error):
+    known = all(value is not None for value in error)
+    if layers == 1:  # a point has no band
+        axes.errorbar([0], mean, yerr=error if known else None, color=colour, capsize=4, linewidth=1.2)
+    elif band and known:
         low = [m - e for m, e in zip(mean, error, strict=True) if e is not None]
         high = [m + e for m, e in zip(mean, error, strict=True) if e is not None]
         axes.fill_between(range(layers), low, high, color=colour, alpha=0.2, linewidth=0)
     every = max(1, layers // 12)
     (drawn,) = axes.plot(
-        range(layers), mean, color=colour, marker=marker or ("_" if layers == 1 else ""), linestyle=line, linewidth=1.5,
+        range(layers), mean, color=colour, marker=marker or ("D" if layers == 1 else ""), linestyle=line, linewidth=1.5,
         markersize=4.5, markevery=every, label=label,
     )  # fmt: skip
     return drawn
 
 
-def _title(system: Mapping[str, Any]) -> str:
-    """Name, number of questions, and what was steered."""
+def _title(system: Mapping[str, Any], some_steered: bool) -> str:
+    """Name, number of questions, and, where a system beside it is steered, how this one is."""
     steering, noise = system["steering"], system["noise"]
     name = system["name"] + ("" if noise is None else f", {noise['share']:.0%} {noise['kind']}")
     head = f"{name} (n = {system['questions']})"
     if steering is None:
-        return f"{head}\nnot steered"
+        return f"{head}\nnot steered" if some_steered else head
     where = "all layers" if steering["layers"] == "all" else "shaded layers"
     return f"{head}\nsteered: {steering['policy'].replace('_', ' ')}, {where}"
 
