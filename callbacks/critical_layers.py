@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +17,7 @@ from callbacks.evaluated import run_folder
 from medrag_lightning.artifacts import atomic_write, write_bytes, write_json
 from medrag_lightning.metrics import CriticalLayers, LayerCurve, Metric
 
-STYLES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"))  # told apart without colours, too
+STYLES = (("#0072b2", "o", "-"), ("#d55e00", "s", "--"), ("#009e73", "^", "-."), ("#cc79a7", "D", (0, (4, 1.5))))
 NAMES = {
     "evidence_to_question": "evidence → question",
     "image_to_question": "image → question",
@@ -38,8 +40,46 @@ class CriticalLayersWriter(L.Callback):
 
     ``critical_layers.json`` (fingerprint of the reader, curves with intervals, layers of each direction),
     ``steering_layers.yaml`` (a config file for stage reader_raft: ``layers: critical`` of its steering then means those in the
-    JSON file; read with ``-c``), and ``critical_layers.png``.
+    JSON file; read with ``-c``), and ``critical_layers.png``. Meanwhile it tells how far the measurement is: the progress bar
+    counts batches, and one of a large reader takes minutes.
+
+    Args:
+        seconds_between_lines: shortest time between two lines about that.
     """
+
+    def __init__(self, seconds_between_lines: float = 60.0) -> None:
+        if seconds_between_lines < 0:
+            raise ValueError(f"seconds_between_lines must be at least 0, got {seconds_between_lines}")
+        self.seconds_between_lines = seconds_between_lines
+        self._began = self._told_at = 0.0
+        self._samples = 0
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._began = self._told_at = time.monotonic()
+        self._samples = 0
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Tells how many samples are measured, and how long the rest takes at this pace."""
+        self._samples += len(outputs)
+        now = time.monotonic()
+        if now - self._told_at < self.seconds_between_lines or not self._samples:
+            return
+        self._told_at = now
+        wanted: int | None = getattr(pl_module, "max_samples", None)
+        batches = (batch_idx + 1) / sum(trainer.num_predict_batches)
+        done = max(batches, self._samples * trainer.world_size / wanted if wanted else 0.0)
+        left = timedelta(seconds=round((now - self._began) * max(0.0, 1 / done - 1)))
+        of = "" if wanted is None else f" of {wanted} at most"
+        rank_zero_info(f"measured about {self._samples * trainer.world_size} samples{of}, ETA {left}")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes and tells what was found."""
@@ -73,8 +113,8 @@ def draw_layers(found: CriticalLayers) -> bytes:
     count = len(found.layer_windows)
     figure = Figure(figsize=(7.6, 4.9), dpi=130, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 0.35 * len(found.curves)))
-    for curve, (colour, marker) in _styled(found.curves):
-        _curve(above, curve, colour, marker)
+    for curve, style in _styled(found.curves):
+        _curve(above, curve, *style)
     _chosen(above, below, found.curves)
     above.axhline(0, color=GREY, linewidth=1)
     above.set_ylabel("change of the right answer's\nfirst-token probability (%)")
@@ -100,13 +140,13 @@ def draw_layers(found: CriticalLayers) -> bytes:
     return buffer.getvalue()
 
 
-def _styled(curves: Sequence[LayerCurve]) -> list[tuple[LayerCurve, tuple[str, str]]]:
+def _styled(curves: Sequence[LayerCurve]) -> list[tuple[LayerCurve, tuple[str, str, Any]]]:
     """Each direction in its own style, whichever others there are."""
     known = list(NAMES)
     return [(curve, STYLES[known.index(curve.direction) % len(STYLES)]) for curve in curves]
 
 
-def _curve(axes: Any, curve: LayerCurve, colour: str, marker: str) -> None:
+def _curve(axes: Any, curve: LayerCurve, colour: str, marker: str, dashes: Any) -> None:
     centres = range(len(curve.first_token))
     axes.fill_between(
         centres, _percent(curve.first_token, "low"), _percent(curve.first_token, "high"), color=colour, alpha=0.18, linewidth=0
@@ -115,13 +155,13 @@ def _curve(axes: Any, curve: LayerCurve, colour: str, marker: str) -> None:
     every = max(1, len(curve.first_token) // 16)
     axes.plot(
         centres, _percent(curve.first_token, "value"), color=colour, marker=marker, markersize=5, markevery=every,
-        linewidth=1.6, label=label,
+        linewidth=1.6, linestyle=dashes, label=label,
     )  # fmt: skip
 
 
 def _chosen(above: Any, below: Any, curves: Sequence[LayerCurve]) -> None:
     """The layers that steering uses as a shade behind the curves; those of every direction as a strip below."""
-    for row, (curve, (colour, _)) in enumerate(_styled(curves)):
+    for row, (curve, (colour, _, _)) in enumerate(_styled(curves)):
         for layer in curve.layers:
             below.barh(row, 1, left=layer - 0.5, height=0.7, color=colour, alpha=0.85, linewidth=0)
             if curve.direction == STEERED:

@@ -128,10 +128,11 @@ class CalibrateLayers(L.LightningModule):
             return
         self._prepared = True
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not datamodule.split_queries(self.split):  # Lightning would pass over an empty loader without a word
+        questions = len(datamodule.split_queries(self.split))
+        if questions < self.trainer.world_size:  # Lightning would pass over an empty loader without a word
             raise ValueError(
-                f"split {self.split!r} has no questions, and critical layers need some that are not the test's; there is "
-                "--model.init_args.split train, of questions that the reader knows by heart"
+                f"split {self.split!r} has {questions} questions for {self.trainer.world_size} processes, and critical layers "
+                "need some that are not the test's; there is --model.init_args.split train, which the reader knows by heart"
             )
         if self.init_from is None:
             self.reader.prepare(datamodule.training_texts())

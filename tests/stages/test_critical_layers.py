@@ -129,7 +129,7 @@ def test_nothing_to_measure_is_told_and_nothing_is_written(tmp_path):
     silent.generate = lambda prompts, count: [[0]] * len(prompts.ids_PT)
     with pytest.raises(ValueError, match=r"answers none of 8 questions of split 'val' rightly"):
         calibrate(tmp_path, silent, wrong)
-    with pytest.raises(ValueError, match=r"split 'val' has no questions, .*split train"):
+    with pytest.raises(ValueError, match=r"split 'val' has 0 questions for 1 processes, .*split train"):
         calibrate(tmp_path, module=toy_data(tmp_path, NoValidation))
     assert not (tmp_path / "critical_layers.json").exists()
 
