@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import lightning as L
 
-from medrag_lightning.records import Prediction, Query
+from medrag_lightning.records import Document, Prediction, Query
 
 
 @runtime_checkable
@@ -23,6 +23,19 @@ class HoldsQueries(Protocol):
 
     def split_queries(self, split: str) -> list[Query]:
         """The queries of `train`, `val` or `test`."""
+        ...
+
+
+@runtime_checkable
+class KnowsCorpus(Protocol):
+    """A data module that tells its evidence, and which questions have a twin in it."""
+
+    def documents(self) -> list[Document]:
+        """The evidence corpus."""
+        ...
+
+    def duplicated(self, split: str) -> dict[str, bool]:
+        """Whether each question of a split has a twin in the corpus, by id; without those that cannot be judged."""
         ...
 
 

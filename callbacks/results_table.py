@@ -15,11 +15,13 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from callbacks.evaluated import AnsweringStage, answering_stage, query_holder, run_folder
+from callbacks.evaluated import AnsweringStage, HoldsQueries, KnowsCorpus, answering_stage, query_holder, run_folder
 from callbacks.evidence_table import evidence_notes, evidence_tables
+from callbacks.protocol_table import protocol_tables
 from callbacks.table_cells import cell, new_table, percent_cell
 from medrag_lightning.artifacts import atomic_write, write_json, write_jsonl
 from medrag_lightning.metrics import (
+    ALWAYS,
     SYSTEM_ORDER,
     Bootstrap,
     ResultTable,
@@ -29,6 +31,8 @@ from medrag_lightning.metrics import (
     cluster_of,
     control_predictions,
     defining_system,
+    patient_notes,
+    protocol,
     summarise,
 )
 from medrag_lightning.records import Query
@@ -51,7 +55,8 @@ OPEN = {
 
 class ResultsTable(L.Callback):
     """After a test: majority and question-only beside every evidence regime and rival retriever, intervals, paired
-    differences, what retrieval did to the answers, honest notes.
+    differences, what retrieval did to the answers, honest notes. Where a constant answer does as well as a system, words say
+    so; yes/no questions are shown beside constant answers, scores without duplicated questions beside those with.
 
     Writes ``results.json``, ``results.csv`` and ``ledger.jsonl`` (helped, hurt or neither, a line a question and system) to the
     run folder, and prints the table last. The verb `validate` writes ``results_val.*``, ``ledger_val.jsonl``, and in
@@ -82,6 +87,7 @@ class ResultsTable(L.Callback):
         self.unit, self.bootstrap = Unit(resampling_unit), Bootstrap(resamples, confidence, seed)
         self.inconsistent_by, self.margin_nats = inconsistent_by, relevance_margin_nats
         self._to_print: Group | None = None
+        self._duplicated: dict[str, bool] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses data or names that cannot be reported on, before time is spent."""
@@ -91,6 +97,9 @@ class ResultsTable(L.Callback):
         if taken := sorted(set(rivals) & set(SYSTEM_ORDER)):
             raise ValueError(f"data.rivals: {taken} are names of rows in the results table; give other names")
         defining_system([*SYSTEM_ORDER, *rivals], self.inconsistent_by)
+        data = query_holder(trainer, self)
+        if trainer.is_global_zero and isinstance(data, KnowsCorpus):  # now: an image that cannot be opened must not cost a test
+            self._duplicated = data.duplicated("test" if stage == "test" else "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Computes and writes the table (process 0)."""
@@ -114,13 +123,15 @@ class ResultsTable(L.Callback):
         by = self.inconsistent_by if split == "test" else None  # rivals are there in a test only
         evidence = analyse(stage.predictions, clusters, self.bootstrap, by, self.margin_nats)
         how, folder = self._how(clusters), run_folder(trainer)
-        notes = [*table.notes, *control_notes, *evidence_notes(evidence), *_tuned_note(stage, folder, split)]
+        weak = protocol([*stage.predictions, *controls], clusters, self.bootstrap, self._duplicated)
+        warned = [*weak.notes, *_patients(data, queries)]
+        notes = [*warned, *table.notes, *control_notes, *evidence_notes(evidence), *_tuned_note(stage, folder, split)]
         title = title_of(queries, {"test": "Test", "val": "Validation"}[split])
         suffix = "" if split == "test" else f"_{split}"
-        head = {"title": title, "intervals": how, "notes": notes, "evidence": evidence.as_json()}
+        head = {"title": title, "intervals": how, "notes": notes, "evidence": evidence.as_json(), "protocol": weak.as_json()}
         write_results(folder, table, head, f"results{suffix}")
         write_jsonl(folder / f"ledger{suffix}.jsonl", (entry.as_json() for entry in evidence.ledger.entries))
-        self._to_print = render(table, title, [how, *notes], evidence_tables(evidence))
+        self._to_print = render(table, title, [how, *notes], [*protocol_tables(weak), *evidence_tables(evidence)])
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Prints the table, after everything that the trainer prints."""
@@ -140,13 +151,20 @@ class ResultsTable(L.Callback):
         )
 
 
+def _patients(data: HoldsQueries, tested: Sequence[Query]) -> list[str]:
+    """Whether the test's patients occur in training questions or in the corpus; what is not known is said."""
+    corpus = [document.patient_id for document in data.documents()] if isinstance(data, KnowsCorpus) else None
+    notes = patient_notes(data.split_queries("train"), tested, corpus)
+    return notes if corpus is not None else [*notes, f"duplicates: not computed: {type(data).__name__} tells no corpus"]
+
+
 def _tuned_note(stage: AnsweringStage, folder: Path, split: str) -> list[str]:
     """Writes ``fusion.yaml`` after a validation of a stage that fuses candidates, and says what was chosen."""
-    fusion = getattr(stage, "fusion", None) if split == "val" else None
-    if fusion is None:
-        return []
     tuned = getattr(stage, "tuned_fusion", None)
-    path, settings = folder / "fusion.yaml", asdict(tuned.fusion if tuned else fusion)
+    fusion = tuned.fusion if tuned else getattr(stage, "fusion", None)
+    if fusion is None or split != "val":
+        return []
+    path, settings = folder / "fusion.yaml", asdict(fusion)
     with atomic_write(path, "w") as stream:
         yaml.safe_dump({"model": {"init_args": {"fusion": settings}}}, stream, sort_keys=False)
     if tuned is None:
@@ -189,7 +207,7 @@ def render(table: ResultTable, title: str, footnotes: Sequence[str], more: Seque
         parts.append(_difference_table(table))
     parts += more
     spaced = [part for table_part in parts for part in (table_part, Text())]
-    return Group(*spaced, *(Text(f"- {note}") for note in footnotes))
+    return Group(*spaced, *(Text(f"- {note}", style="bold" if note.startswith(ALWAYS) else "") for note in footnotes))
 
 
 def _metric_table(heading: str, columns: Mapping[str, str], rows: Sequence[Row]) -> Table:

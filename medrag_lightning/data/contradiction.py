@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrag_lightning.artifacts import counter_rng
-from medrag_lightning.metrics import parse_closed
-from medrag_lightning.metrics.parsing import tokens_of
+from medrag_lightning.metrics.parsing import stated_choice, tokens_of
 from medrag_lightning.records import AnswerType, Document, Query
 
 
 class Contradictions:
     """Finds them: first what a generated world knows to mislead; then, for a closed question, documents whose text states one
-    of its choices and that is not the gold one (`metrics.parse_closed`: as whole words, undenied, no second choice).
+    of its choices and that is not the gold one (`stated_choice`: as whole words, undenied, no second choice).
 
     A stated choice may be of another matter ("no" above all). So those documents come first that share the rarest words with
     the question; equals come in an order drawn for the query.
@@ -45,7 +44,7 @@ class Contradictions:
     def _told(self, choices: tuple[str, ...]) -> list[str | None]:
         """The choice that each document states."""
         if choices not in self._stated:
-            self._stated[choices] = [parse_closed(document.text, choices) for document in self.documents]
+            self._stated[choices] = [stated_choice(document.text, choices) for document in self.documents]
         return self._stated[choices]
 
     def _nearness(self, query: Query) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.data.augment import Augmentation
+from medrag_lightning.data.checks import check_names
 from medrag_lightning.data.distillation_feed import DistillationFeed, DistillationPlan
+from medrag_lightning.data.duplicates import duplicated_queries
 from medrag_lightning.data.evidence import EvidenceMixture
 from medrag_lightning.data.feeds import CorpusFeed, Feed, ReadingFeed, World
 from medrag_lightning.data.fusion_feed import FusionFeed, FusionPlan
@@ -55,6 +57,7 @@ class MedragData(L.LightningDataModule):
         distillation: which scores the stage `retriever_kl` learns from.
         fusion: which scores and similarities the stage `fusion_nce` learns from.
         noise: what spoilt evidence `test` reports on, beside the ordinary one (`validate`: for `source` alone); null for none.
+        own_reports: tables whose documents tell the reports of test studies, to find duplicates by; they are never evidence.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True
@@ -83,22 +86,19 @@ class MedragData(L.LightningDataModule):
         distillation: DistillationPlan | None = None,
         fusion: FusionPlan | None = None,
         noise: NoisePlan | None = None,
+        own_reports: list[Table] | None = None,
     ) -> None:
         super().__init__()
-        _check_names(tables, regimes, rivals or {})
+        check_names(tables, regimes, rivals or {}, noise)
         self.tables, self.corpus, self.source, self.only = tables, corpus, source, only
-        self.pair_tables, self.rivals = list(pair_tables or []), dict(rivals or {})
-        self.evidence, self.seed, self.augmentation = evidence, seed, augmentation
-        self.regimes = [Regime(name) for name in regimes]
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.cache_folder, self.max_pixels = Path(cache_folder), max_pixels
+        self.pair_tables, self.rivals, self.own_reports = list(pair_tables or []), dict(rivals or {}), list(own_reports or [])
+        self.evidence, self.augmentation, self.max_pixels = evidence, augmentation, max_pixels
+        self.cache_folder, self.regimes = Path(cache_folder), [Regime(name) for name in regimes]
+        self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
         self.scoring, self.pairs, self.distillation, self.noise, self.fusion = scoring, pairs, distillation, noise, fusion
-        if noise is not None:
-            noise.check(self.regimes, list(self.rivals))
         self._queries: dict[Split, list[Query]] | None = None
-        self._documents: list[Document] = []
-        self._pair_documents: list[Document] = []
+        self._documents, self._pair_documents = list[Document](), list[Document]()
         self._retrieved: dict[str, Retrieved] | None = None
         self._of_rival: dict[str, dict[str, Retrieved]] = {}
         self._train_loader: ResumableLoader | None = None
@@ -152,6 +152,13 @@ class MedragData(L.LightningDataModule):
         """The evidence corpus, in table order."""
         self._read_tables()
         return self._documents
+
+    def duplicated(self, split: str) -> dict[str, bool]:
+        """Whether each question of a split has a twin in the corpus, by id (`duplicates`); only those that can be judged."""
+        asked = {query.id for every in Split for query in self.split_queries(every)}
+        told = [document for table in (*self.corpus, *self.own_reports) for document in table.documents()]
+        reports = [document for document in told if document.id not in asked]  # others are questions with their answers
+        return duplicated_queries(self.split_queries(split), self.documents(), reports, self._image_store())
 
     def evidence_folder(self) -> Path:
         """Where the evidence store of this corpus lies; two corpora never share one."""
@@ -287,12 +294,3 @@ class MedragData(L.LightningDataModule):
         tables = [*self.tables, *self.corpus, *self.pair_tables]
         roots: Sequence[Path] = [root for table in tables for root in table.roots()]
         return ImageStore(sorted(set(roots)), max_pixels=self.max_pixels)
-
-
-def _check_names(tables: Sequence[Table], regimes: Sequence[str], rivals: Mapping[str, CandidateSource]) -> None:
-    if not tables:
-        raise ValueError("data.tables is empty: name at least one table with questions")
-    if len(set(regimes)) != len(regimes):
-        raise ValueError(f"data.regimes repeats a regime: {regimes}")
-    if named := set(rivals) & {str(regime) for regime in Regime}:
-        raise ValueError(f"data.rivals: {sorted(named)} are names of regimes; give other names")

@@ -20,6 +20,7 @@ from medrag_lightning.metrics.critical_layers import (
 from medrag_lightning.metrics.ledger import Account, Entry, Ledger, Outcome, ledger_of, sign_test
 from medrag_lightning.metrics.noise import LossRatio, NoiseCurves, NoisePoint, loss_ratio, noise_curves
 from medrag_lightning.metrics.parsing import answer_tokens, label_of, normalise_answer, parse_closed
+from medrag_lightning.metrics.protocol import ALWAYS, Constant, Protocol, patient_notes, protocol
 from medrag_lightning.metrics.pseudo_relevance import PseudoRelevance, judge, judged_retrieval
 from medrag_lightning.metrics.ranking import (
     PairRanks,
@@ -54,6 +55,7 @@ from medrag_lightning.metrics.table import (
 from medrag_lightning.metrics.vqa import (
     accuracy,
     balanced_accuracy,
+    class_scores,
     correct,
     exact_match,
     invalid,
@@ -63,12 +65,14 @@ from medrag_lightning.metrics.vqa import (
 )
 
 __all__ = [
+    "ALWAYS",
     "RETRIEVED",
     "SYSTEM_ORDER",
     "Account",
     "Bootstrap",
     "CandidateOracle",
     "Compared",
+    "Constant",
     "CriticalLayers",
     "Difference",
     "Entry",
@@ -85,6 +89,7 @@ __all__ = [
     "NoisePoint",
     "Outcome",
     "PairRanks",
+    "Protocol",
     "PseudoRelevance",
     "QuestionOnly",
     "RankingRow",
@@ -103,6 +108,7 @@ __all__ = [
     "candidate_oracle",
     "candidates_right",
     "chance_scores",
+    "class_scores",
     "closed_calibration",
     "cluster_of",
     "compare",
@@ -130,6 +136,8 @@ __all__ = [
     "ordinary",
     "paired_bootstrap",
     "parse_closed",
+    "patient_notes",
+    "protocol",
     "rank_pairs",
     "ranking_summary",
     "ranking_table",

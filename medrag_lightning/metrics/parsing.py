@@ -51,7 +51,9 @@ def parse_closed(raw: str, choices: Sequence[str]) -> str | None:
     In order: the same text; the same text once both are normalised; a single choice that occurs as whole words. An
     occurrence inside that of a longer choice does not count ("pneumonia" in "no pneumonia", where both may be
     answered). A choice after a negation is not stated ("not malignant"). Single letters are found by the first two
-    rules only ("a" is also an article).
+    rules only ("a" is also an article). An answer that asks a question is none by the third rule: the released files of
+    MR-RAG's benchmark have further questions within answers ("No 2. Is there an effusion?"), and which of them is answered
+    cannot be known.
 
     Args:
         raw: the reader's words; any string.
@@ -64,11 +66,12 @@ def parse_closed(raw: str, choices: Sequence[str]) -> str | None:
     equal = [choice for choice in choices if normalised and normalise_answer(choice) == normalised]
     if equal:
         return equal[0] if len(equal) == 1 else None
-    return _stated(tokens_of(raw), choices)
+    return None if "?" in raw else stated_choice(raw, choices)
 
 
-def _stated(words: Sequence[str], choices: Sequence[str]) -> str | None:
-    """The rule of whole words: the only choice that occurs in `words`, with no negation outside it and before it."""
+def stated_choice(text: str, choices: Sequence[str]) -> str | None:
+    """The rule of whole words: the only choice that occurs in `text`, with no negation outside it and before it."""
+    words = tokens_of(text)
     spans = [(start, end, choice) for choice in choices for start, end in _occurrences(words, tokens_of(choice))]
     outer = [span for span in spans if not any(_inside(span, other) for other in spans)]
     found = {choice for _, _, choice in outer}

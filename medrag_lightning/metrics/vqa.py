@@ -52,6 +52,22 @@ def macro_f1(gold: Sequence[str], answers: Sequence[str | None]) -> Statistic:
     return statistic
 
 
+def class_scores(gold: Sequence[str], answers: Sequence[str | None], label: str) -> dict[str, Statistic]:
+    """`precision`, `recall` and `f1` of one class, such as the positive one of yes/no questions. NaN where undefined: no answer
+    (precision) or no gold answer (recall) is `label`, or neither (f1). An invalid answer is no answer of any class.
+    """
+    _same_length(gold, answers)
+    wanted = label_of(label)
+    told_N = np.array([float(label_of(g) == wanted) for g in gold])
+    said_N = np.array([float(a is not None and label_of(a) == wanted) for a in answers])
+
+    def share(top_N: Floats, bottom_N: Floats) -> Statistic:
+        return lambda weights_FN: ratio(weights_FN @ top_N, weights_FN @ bottom_N)
+
+    hit_N = told_N * said_N
+    return {"precision": share(hit_N, said_N), "recall": share(hit_N, told_N), "f1": share(2 * hit_N, told_N + said_N)}
+
+
 def invalid(answers: Sequence[str | None]) -> Statistic:
     """Share of answers that could not be read: None, or nothing but white space."""
     return weighted_mean([float(answer is None or not answer.strip()) for answer in answers])
