@@ -105,11 +105,11 @@ def last_characters(
     text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: frozenset[int]
 ) -> NDArray[np.int64]:
     """The place of each token's last character; of special tokens without the white space that they swallow."""
-    last = np.array([max(start, end - 1) for start, end in offsets], np.int64)
-    for i, token in enumerate(ids):
-        if token in special:
-            start, end = offsets[i]
-            last[i] = start + max(len(text[start:end].rstrip()) - 1, 0)
+    offset_T2 = np.array(offsets, np.int64).reshape(-1, 2)
+    last = np.maximum(offset_T2[:, 0], offset_T2[:, 1] - 1)
+    for i in [i for i, token in enumerate(ids) if token in special]:
+        start, end = offsets[i]
+        last[i] = start + max(len(text[start:end].rstrip()) - 1, 0)
     return last
 
 

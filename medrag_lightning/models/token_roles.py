@@ -239,6 +239,7 @@ def _whole(
     ids: list[int],
 ) -> _Places:
     """The owner of each token from the prompt's text with every image spelled out, for readers whose pieces do not add up."""
+    word_of = _words(of, {token for _, block in images for token in block})
     spelled, owners, at = "", [], 0
     for number, piece in enumerate(rows):
         spelled += piece
@@ -246,7 +247,7 @@ def _whole(
         at += len(piece) + len(of.processor.image_token)
         if number < len(images):
             image, block = images[number]
-            words = of.tokenizer.decode(block, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            words = "".join(word_of[token] for token in block)
             spelled += words
             owners.append(np.full(len(words), image))
     made = of.tokenizer([spelled], add_special_tokens=False, return_offsets_mapping=True)
@@ -254,6 +255,12 @@ def _whole(
         raise ValueError("the roles of a prompt's tokens cannot be told: its text, tokenised whole, gives other tokens")
     last = last_characters(spelled, made["input_ids"][0], made["offset_mapping"][0], of.special_ids)
     return np.concatenate([np.full(len(begin), _NOBODY), np.concatenate(owners)[last]])
+
+
+def _words(of: MarkedProcessor, tokens: set[int]) -> dict[int, str]:
+    """Tokens as they stand in a text."""
+    added = of.tokenizer.added_tokens_decoder
+    return {token: added[token].content if token in added else of.tokenizer.decode([token]) for token in tokens}
 
 
 def _probe(number: int) -> str:

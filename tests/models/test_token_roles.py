@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from reader_folders import FOLDERS
-from reader_world import FAMILIES, picture, prompts, reader
-from tokenizers import AddedToken
+from reader_world import FAMILIES, TEXTS, picture, prompts, reader
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from medrag_lightning.batches import EncodedPrompts, Prompt, Role, Segment, TokenRoles
 from medrag_lightning.models.backbones import Pretrained
@@ -250,20 +251,50 @@ def test_a_token_over_a_seam_is_of_the_later_segment() -> None:
     assert role_of[whole] == ROLES.index(Role.QUESTION)
 
 
-def test_all_images_first_is_a_layout_too() -> None:
-    """As LLaVA 1.5's own template: texts behind all images, a new line before each."""
-    processor = reader("llava").processor
-    processor.processor.chat_template = (
-        "USER: {% for m in messages %}{% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
-        "{% for c in m['content'] if c['type'] == 'text' %}{{ '\n' + c['text'] }}{% endfor %}{% endfor %} ASSISTANT:"
-    )
-    asked = several()[:1]
-    encoded = processor.encode_prompts(asked, roles=True)
+LLAVA_CHAT = (
+    "USER: {% for m in messages %}{% for c in m['content'] if c['type'] == 'image' %}<image>\n{% endfor %}"
+    "{% for c in m['content'] if c['type'] == 'text' %}{{ '\n' + c['text'] }}{% endfor %}{% endfor %} ASSISTANT:"
+    "{% if not add_generation_prompt %} Qq7zkv</s>{% endif %}"
+)
+
+
+def sentence_pieces(first_space: str) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer as Llama's: spaces are letters, one is put before the text, bytes stand for unknown letters."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    if first_space == "normalizer":
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=first_space, split=False)
+    known = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    letters = list("abcdefghijklmnopqrstuvwxyz:.,? \n▁")
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=known, show_progress=False, initial_alphabet=letters)
+    backend.train_from_iterator(TEXTS, trainer)
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "additional_special_tokens": ["<image>"]}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+@pytest.mark.parametrize("share_images", [False, True])
+@pytest.mark.parametrize("first_space", ["normalizer", "first", "always"])
+def test_a_tokenizer_and_a_template_as_those_of_llava_1_5(first_space: str, share_images: bool) -> None:
+    """All images first, texts behind a new line each; with `first`, pieces apart give other tokens than the whole."""
+    stock = reader("llava").processor.processor
+    stock.tokenizer, stock.chat_template = sentence_pieces(first_space), LLAVA_CHAT
+    stock.image_token_id = stock.tokenizer.convert_tokens_to_ids("<image>")
+    processor = HfProcessor(stock)
+    known = {"<image>": "none", "große Änderung": "mild"}
+    plain = list(several()[0].segments)
+    for odd, word in known.items():
+        plain = [replace(segment, text=segment.text.replace(odd, word)) for segment in plain]
+    encoded = processor.encode_prompts([Prompt(tuple(plain), "", (0.9, 0.5, 0.1))], share_images, roles=True)
     assert encoded.roles is not None
     ids, role_T, document_T = encoded.ids_PT[0], encoded.roles.role_PT[0], encoded.roles.document_PT[0]
-    images = document_T[ids == processor.image_token_id].tolist()
-    assert images == [0] * 4 + [2] * 4 + [-1] * 4
-    assert processor.tokenizer.decode(ids[role_T == ROLES.index(Role.QUESTION)]) == "which user? x"
+    assert document_T[ids == processor.image_token_id].tolist() == [0] * 4 + [2] * 4 + [-1] * 4
+    for segment in (s for s in plain if s.image is None):
+        mine = ids[(role_T == ROLES.index(segment.role)) & (document_T == _number(segment))]
+        assert "".join(processor.tokenizer.convert_ids_to_tokens(mine)).replace("▁", " ") == segment.text
+    assert role_T[:2].tolist() == [-1, -1]
+    assert processor._pieces.exact == (first_space != "first" or not share_images)
 
 
 def test_a_template_that_changes_texts_is_refused() -> None:
