@@ -17,7 +17,7 @@ from toy import COLOURS, ToySource, data, stage, trainer
 
 from medrag_lightning.answering import Answerer
 from medrag_lightning.answering.answer import NO_EVIDENCE, Answer
-from medrag_lightning.batches import pixel_sha256
+from medrag_lightning.batches import Steering, pixel_sha256
 from medrag_lightning.interfaces import OpenImage
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.records import (
@@ -84,6 +84,24 @@ def test_numbers_and_answers_are_those_of_test(tested):
     assert {AnswerType.OPEN, AnswerType.CLOSED} == {query.answer_type for query in queries}
     for query in queries:
         assert answerer.answer(query).prediction == expected[query.id]
+
+
+def test_steered_answers_are_those_of_a_steered_test(tmp_path):
+    steering = Steering("pasta", "all", gain=0.01)
+    module = stage(evidence="all_in_one_prompt", steering={"retrieved": steering})
+    served = data(tmp_path, eval_batch_size=1)
+    served.source = ColourSource()
+    trainer(tmp_path).test(module, datamodule=served, verbose=False)
+    expected = {p.query_id: p for p in module.predictions if p.regime is Regime.RETRIEVED}
+    settings = {"evidence": "all_in_one_prompt", "max_new_tokens": 4}
+    steered, plain = (answerer_of(module, served, **settings, steering=chosen) for chosen in (steering, None))
+    closed = 0
+    for query in served.split_queries("test"):
+        assert steered.answer(query).prediction == expected[query.id]
+        closed += steered.answer(query).logp_nats != plain.answer(query).logp_nats
+    assert closed
+    with pytest.raises(ValueError, match="needs all evidence in one prompt"):
+        answerer_of(module, served, steering=steering)
 
 
 def test_the_prompt_is_byte_identical_from_training_to_answering(tested):
