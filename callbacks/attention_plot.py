@@ -15,6 +15,7 @@ STYLES = {
 }
 WORDS = {"query_image": "query image", "rest": "rest (instruction, template)"}
 MOST_COLUMNS = 4
+LEAST_SPAN = 4.0  # percentage points of the documents' axis
 MOST_BANDS = 8  # with more documents bands and legend would hide the curves
 Z_95 = 1.96
 
@@ -65,10 +66,12 @@ def _documents(block: Any, systems: Sequence[Mapping[str, Any]], rows: int, colu
     for axes, system in panels:
         for document in system["documents"]:
             number = document["number"]
-            label = f"document {number}" + (" (ranked first)" if number == 1 else "")
+            label = f"document {number}" + (" (shown first)" if number == 1 else "")
             style = (colours[number - 1], "os^Dv"[(number - 1) % 5], "-")
             handles[label] = _line(axes, document, *style, layers, label, band=most <= MOST_BANDS)
-    panels[0][0].set_ylim(0, None)
+    low, high = panels[0][0].get_ylim()  # does not begin at 0: documents differ by little
+    spare = max(0.0, LEAST_SPAN - (high - low)) / 2
+    panels[0][0].set_ylim(max(0.0, low - spare), high + spare)
     block.supylabel("on each document (%)", fontsize=10)
     labels = list(handles)
     kept = labels if most <= MOST_BANDS else [labels[i] for i in (0, most // 2, most - 1)]

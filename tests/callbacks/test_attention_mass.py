@@ -17,7 +17,7 @@ from toy_run import Silent, ToyData
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from toy import ToySource, data, stage, trainer
 
-from callbacks.attention_mass import AttentionMassWriter, SystemMass, as_csv, mass_table, mean_and_error
+from callbacks.attention_mass import AttentionMassWriter, SystemMass, _merged, as_csv, mass_table, mean_and_error
 from callbacks.attention_plot import draw_mass
 from medrag_lightning.batches import SEGMENTS, AttentionMass, EncodedPrompts, Role, Steering
 from medrag_lightning.records import Noise, NoiseKind
@@ -139,6 +139,15 @@ def test_table_and_csv_tell_the_same(tmp_path: Path) -> None:
     last = rows[-1]
     assert (last["system"], last["noise_kind"], last["noise_share"], last["part"]) == ("mcr", "irrelevant", "0.5", "document 4")
     assert float(last["mean"]) == pytest.approx(table["systems"][1]["documents"][3]["mean"][4], rel=1e-5)
+
+
+def test_processes_that_saw_different_questions_make_one_table() -> None:
+    whole, one, two = made_up("retrieved"), made_up("retrieved", steering=Steering("paper", [1])), made_up("retrieved")
+    one.seen = {name: rows for name, rows in whole.seen.items() if int(name[1:]) % 3}
+    two.seen = {name: rows for name, rows in whole.seen.items() if not int(name[1:]) % 3}
+    (merged,) = _merged([{"retrieved None": two}, {"retrieved None": one}])
+    assert merged.steering == one.steering
+    assert mass_table([merged], "test")["systems"][0]["segments"] == mass_table([whole], "test")["systems"][0]["segments"]
 
 
 def test_pictures_of_few_and_many_systems(tmp_path: Path) -> None:
