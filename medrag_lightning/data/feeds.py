@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from medrag_lightning.data.augment import Augmentation
@@ -47,6 +47,7 @@ class World:
     one_candidate_per_prompt: bool
     seed: int
     processes: int = 1
+    rivals: Mapping[str, CandidateSource] = field(default_factory=dict)
     predicted: Split = Split.TEST
 
     def picker(self, retrieved: Mapping[str, Retrieved] | None = None) -> EvidencePicker:
@@ -119,7 +120,8 @@ class ReadingFeed:
     def _noisy(self, split: Split, found: Mapping[str, Mapping[str, Retrieved]]) -> list[NoisyExamples]:
         if self.noise is None:
             return []
-        return noisy_sets(self.noise, self.world.queries[split], found, self.world.picker(), self.world.open_image)
+        queries, sources = self.world.queries[split], {OWN: self.world.source, **self.world.rivals}
+        return noisy_sets(self.noise, queries, found, self.world.picker(), self.world.open_image, sources)
 
     def _examples(self, split: Split, regime: Regime) -> EvalExamples:
         queries = self.world.queries[split]

@@ -224,6 +224,7 @@ class MedragData(L.LightningDataModule):
             one_candidate_per_prompt=isinstance(stage, CollatingStage) and stage.one_candidate_per_prompt,
             seed=self.seed,
             processes=self._process()[1],
+            rivals=self.rivals,
             predicted=Split(stage.predicts_split) if isinstance(stage, SplitChoosingStage) else Split.TEST,
         )
 

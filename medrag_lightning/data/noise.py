@@ -20,8 +20,9 @@ from medrag_lightning.data.contradiction import Contradictions
 from medrag_lightning.data.corruption import corrupted
 from medrag_lightning.data.evidence import EvidencePicker
 from medrag_lightning.data.examples import example_of
+from medrag_lightning.data.own_scores import own_scores
 from medrag_lightning.data.sampler import SampleKey
-from medrag_lightning.interfaces import OpenImage
+from medrag_lightning.interfaces import CandidateSource, OpenImage
 from medrag_lightning.records import Candidate, Document, Noise, NoiseKind, Query, Regime, Retrieved
 
 logger = logging.getLogger(__name__)
@@ -45,15 +46,20 @@ class NoisePlan:
     - ``duplicated``: ... by copies of another candidate, which stays citable under its own id.
     - ``blank_image``: the reader sees mid grey in the place of the query's image; what was retrieved stays.
 
-    A replaced candidate keeps its place, and its successor gets its score and channel: fusion weights and steering strengths
-    then do not tell good evidence from bad. So a curve says how a reader bears noise that retrieval did not notice, and nothing
-    about whether a retriever would have ranked it lower.
+    A successor takes the place and the channel of the candidate that it replaces. Its score decides what the curve says, since
+    fusion weights and steering strengths go by scores:
+
+    - ``kept``: the score of what it replaces, so that scores do not tell good evidence from bad: how a reader bears noise that
+      retrieval did not notice. Steering by scores cannot tell it apart either.
+    - ``own``: the score that the system's source gives it (a copy: that of its original): how reader and scores together bear
+      noise that came in some other way. A document that cannot be compared in that channel gets the query's lowest score.
 
     Args:
         kinds: of noise.
         shares: of the candidates that are replaced, in (0, 1]. Where a share of K is no whole number, each query's is rounded
             up or down by a draw, so that the expected share is exact. Share 0 is the ordinary test.
         blank_shares: of the queries whose image is blank.
+        scores: see above.
         systems: ``retrieved`` (the run's own candidates) and names of rivals; null for all of them.
         max_queries: so many queries, drawn once for all systems; null for all.
     """
@@ -61,6 +67,7 @@ class NoisePlan:
     kinds: tuple[KindName, ...] = ("irrelevant", "contradicting", "duplicated", "blank_image")
     shares: tuple[float, ...] = (0.125, 0.25, 0.375, 0.5)
     blank_shares: tuple[float, ...] = (1.0,)
+    scores: Literal["kept", "own"] = "kept"
     systems: tuple[str, ...] | None = None
     max_queries: int | None = None
 
@@ -105,34 +112,50 @@ class Spoiler:
         queries: of the split.
         found: the ordinary candidates of every system that takes part.
         picker: knows the corpus and which documents are legal; its seed is the seed of all draws.
+        sources: of the systems, for scores of their own.
 
     Attributes:
         queries: by kind, those that are spoilt: the same ones for all systems and shares.
     """
 
-    def __init__(self, plan: NoisePlan, queries: Sequence[Query], found: Found, picker: EvidencePicker) -> None:
+    def __init__(
+        self,
+        plan: NoisePlan,
+        queries: Sequence[Query],
+        found: Found,
+        picker: EvidencePicker,
+        sources: Mapping[str, CandidateSource] | None = None,
+    ) -> None:
         self.plan, self.found, self.picker, self.seed = plan, found, picker, picker.seed
+        self._own: dict[tuple[str, NoiseKind, str], list[float]] = {}
         self._contradicting: dict[str, list[Document]] = {}
         asked = self._drawn(queries)
         self.queries = {kind: self._suited(kind, asked) for kind in map(NoiseKind, plan.kinds)}
         for kind, mine in self.queries.items():
             if lacking := len(asked) - len(mine):
                 logger.warning("noise %s: %d of %d queries are left out: %s", kind, lacking, len(asked), WHY[kind])
+        if plan.scores == "own":
+            for system in found:
+                for kind in set(self.queries) & {NoiseKind.IRRELEVANT, NoiseKind.CONTRADICTING}:
+                    self._score(kind, system, (sources or {})[system])
 
     def candidates(self, query: Query, system: str, noise: Noise) -> tuple[Candidate, ...]:
-        """The candidates of `query` under `noise`, in their old places, with their old scores and channels."""
+        """The candidates of `query` under `noise`, each in the place and channel of the one that it replaces."""
         old = self.found[system][query.id].candidates
         if noise.kind is NoiseKind.BLANK_IMAGE:
             return old
         places, kept = self.replaced(query, noise, len(old))
+        own = self.plan.scores == "own"
         if noise.kind is NoiseKind.DUPLICATED:
-            new = [old[kept].document] * len(places)
-        elif noise.kind is NoiseKind.CONTRADICTING:
-            new = self._contradicting[query.id][: len(places)]
+            copy = old[kept]
+            new = [copy if own else replace(old[place], document=copy.document) for place in places]
         else:
-            new = self._irrelevant(query, len(places))
+            documents = self._new(query, noise.kind, len(places))
+            scores = self._own[system, noise.kind, query.id] if own else [old[place].score for place in places]
+            rows = zip(places, documents, scores[: len(places)], strict=True)
+            new = [Candidate(document, score, old[place].channel) for place, document, score in rows]
         successor = dict(zip(places, new, strict=True))
-        return tuple(replace(c, document=successor.get(place, c.document)) for place, c in enumerate(old))
+        return tuple(successor.get(place, candidate) for place, candidate in enumerate(old))
 
     def replaced(self, query: Query, noise: Noise, size: int) -> tuple[list[int], int]:
         """The places among `size` that are replaced, and one that never is (copies are made of it)."""
@@ -176,7 +199,22 @@ class Spoiler:
                 documents[query.id] = mine
         return documents
 
-    def _irrelevant(self, query: Query, count: int) -> list[Document]:
+    def _score(self, kind: NoiseKind, system: str, source: CandidateSource) -> None:
+        """Keeps the source's own score of every document that the largest share puts in, in the order of its places."""
+        most, mine = Noise(kind, max(self.plan.shares)), self.queries[kind]
+        old = [self.found[system][query.id].candidates for query in mine]
+        places = [self.replaced(query, most, len(row))[0] for query, row in zip(mine, old, strict=True)]
+        ids = [[d.id for d in self._new(query, kind, len(at))] for query, at in zip(mine, places, strict=True)]
+        channels = [[row[place].channel for place in at] for row, at in zip(old, places, strict=True)]
+        scores = own_scores(source, system, mine, ids, channels)
+        for query, row, told in zip(mine, old, scores, strict=True):
+            lowest = min(score for score in (*told, *(c.score for c in row)) if score == score)
+            self._own[system, kind, query.id] = [score if score == score else lowest for score in told]
+
+    def _new(self, query: Query, kind: NoiseKind, count: int) -> list[Document]:
+        """The first so many documents that are put in."""
+        if kind is NoiseKind.CONTRADICTING:
+            return self._contradicting[query.id][:count]
         draw = int(counter_rng(self.seed, "irrelevant evidence", query.id).integers(2**31))
         excluded = self._shown(query) | set(query.relevant_ids) | set(query.poison_ids)
         new = [candidate.document for candidate in self.picker.random_documents(query, count, draw, excluded)]
@@ -226,12 +264,17 @@ class NoisyExamples(Dataset[list[Example]]):
 
 
 def noisy_sets(
-    plan: NoisePlan, queries: Sequence[Query], found: Found, picker: EvidencePicker, open_image: OpenImage
+    plan: NoisePlan,
+    queries: Sequence[Query],
+    found: Found,
+    picker: EvidencePicker,
+    open_image: OpenImage,
+    sources: Mapping[str, CandidateSource] | None = None,
 ) -> list[NoisyExamples]:
     """A data set for each of the systems in `found` that the plan wants; all are spoilt alike."""
     mine = {system: retrieved for system, retrieved in found.items() if plan.wants(system)}
     if not mine or not queries:
         return []
-    spoiler = Spoiler(plan, queries, mine, picker)
+    spoiler = Spoiler(plan, queries, mine, picker, sources)
     sets = [NoisyExamples(spoiler, system, open_image) for system in mine]
     return [examples for examples in sets if len(examples)]

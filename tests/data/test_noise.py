@@ -280,3 +280,70 @@ def test_the_toy_table_has_two_thirds_closed(tmp_path):
     assert {p.answer_type for p in spoilt} == {AnswerType.CLOSED}
     words = {d.id: d.text for d in ToyTable(str(tmp_path)).documents()}
     assert all(any(not words[name].endswith(p.gold) for name in p.cited) for p in spoilt)
+
+
+class Similar(ToySource):
+    """Every document is as similar as its number says; those that end in 7 have no image."""
+
+    def similarities(self, queries, ids, channels):
+        return [np.array([[np.nan if name[-1] == "7" else int(name[1:]) / 100] * len(channels) for name in row], np.float32)
+                for row in ids]  # fmt: skip
+
+
+class Doubled(Similar):
+    """A fused source: twice the similarity."""
+
+    class fusion:  # noqa: N801
+        channels = (Channel.IMAGE_TO_IMAGE, Channel.TEXT_TO_TEXT)
+
+        @staticmethod
+        def scores(similarity_BKM, queries):
+            return 2 * similarity_BKM[:, :, 0]
+
+
+@pytest.mark.parametrize(("source", "channel", "factor"), [(Similar, Channel.IMAGE_TO_TEXT, 1), (Doubled, Channel.FUSED, 2)])
+def test_own_scores_are_the_sources(source, channel, factor):
+    ordinary = {
+        name: Retrieved(name, tuple(replace(c, channel=channel) for c in one.candidates)) for name, one in found().items()
+    }
+    plan = NoisePlan(scores="own")
+    spoils = Spoiler(plan, QUERIES, {"retrieved": ordinary}, picker(), {"retrieved": source()})
+    blind = Spoiler(NoisePlan(), QUERIES, {"retrieved": ordinary}, picker())
+    lacking = 0
+    for kind in (NoiseKind.IRRELEVANT, NoiseKind.CONTRADICTING):
+        for query in spoils.queries[kind]:
+            old = ordinary[query.id].candidates
+            for share in SHARES:
+                new = spoils.candidates(query, "retrieved", Noise(kind, share))
+                kept = blind.candidates(query, "retrieved", Noise(kind, share))
+                assert [(c.id, c.channel) for c in new] == [(c.id, c.channel) for c in kept]
+                for place, (was, now) in enumerate(zip(old, new, strict=True)):
+                    if place not in changed(old, new):
+                        assert now == was
+                    elif now.id[-1] == "7":
+                        lacking += 1
+                        assert now.score <= min(c.score for c in old)
+                    else:
+                        assert now.score == pytest.approx(factor * int(now.id[1:]) / 100)
+    assert lacking > 0
+    copied = spoils.candidates(QUERIES[0], "retrieved", Noise(NoiseKind.DUPLICATED, 0.5))
+    assert set(copied) <= set(ordinary["q0"].candidates)
+
+
+def test_own_scores_need_a_source_that_can_tell_them():
+    with pytest.raises(ValueError, match=r"noise\.scores=own: the source of 'retrieved', ToySource, cannot tell how similar"):
+        Spoiler(NoisePlan(scores="own"), QUERIES, {"retrieved": found()}, picker(), {"retrieved": ToySource()})
+    fused = {n: Retrieved(n, tuple(replace(c, channel=Channel.FUSED) for c in one.candidates)) for n, one in found().items()}
+    with pytest.raises(ValueError, match=r"of 'retrieved' have scores of no similarity \(channels fused\); use kept"):
+        Spoiler(NoisePlan(scores="own"), QUERIES, {"retrieved": fused}, picker(), {"retrieved": Similar()})
+
+
+def test_own_scores_of_rivals_come_from_the_rivals(tmp_path):
+    plan = NoisePlan(kinds=("irrelevant",), shares=(1.0,), scores="own")
+    served, module = data(tmp_path, rivals={"mcr": Similar()}, noise=plan), stage()
+    served.source = Similar()
+    trainer(tmp_path).test(module, datamodule=served, verbose=False)
+    spoilt = [p for p in module.predictions if p.noise is not None]
+    assert {p.system for p in spoilt} == {"", "mcr"}
+    sure = [(name, score) for p in spoilt for name, score in zip(p.cited, p.scores, strict=True) if name[-1] != "7"]
+    assert all(score == pytest.approx(int(name[1:]) / 100) for name, score in sure)
