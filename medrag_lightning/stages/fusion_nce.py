@@ -157,9 +157,11 @@ class FusionNce(Stage):
 
     def _scores(self, batch: FusionBatch, comparable_BKM: Tensor) -> list[tuple[Tensor, bool]]:
         """f (B, K) under the queries' own weights (True), then under the shared ones (False) unless they are the same."""
+        shared_BK = comparable_BKM @ self.fusion.shared_weights()
+        if self.fusion.is_shared:
+            return [(shared_BK, True)]
         own_BM = self.fusion.query_weights(batch.similarity_BKM, batch.modality)
-        scores = [(torch.einsum("bkm,bm->bk", comparable_BKM, own_BM), True)]
-        return scores if self.fusion.is_shared else [*scores, (comparable_BKM @ self.fusion.shared_weights(), False)]
+        return [(torch.einsum("bkm,bm->bk", comparable_BKM, own_BM), True), (shared_BK, False)]
 
     def _values(self, score_BK: Tensor, batch: FusionBatch, own: bool) -> tuple[Tensor, Tensor]:
         return self.objective.values(score_BK, batch, self.fusion.temperatures()[own])

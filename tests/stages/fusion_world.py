@@ -10,6 +10,7 @@ import torch
 from toy import trainer
 
 from medrag_lightning.data.fusion_feed import FusionItems
+from medrag_lightning.data.module import MedragData
 from medrag_lightning.data.sampler import EvalSampler, ResumableLoader, TrainSampler
 from medrag_lightning.models.similarity_fusion import WeightedSimilarities
 from medrag_lightning.records import Channel, Query
@@ -53,8 +54,8 @@ class Arrays(L.LightningDataModule):
         return self.trainer.lightning_module.collator(True)
 
     def train_dataloader(self):
-        sampler = TrainSampler(len(self.train), self.batch_size, 0)
-        return ResumableLoader(self.train, sampler=sampler, batch_size=None, collate_fn=self._collate(), position=lambda: None)
+        sampler, place = TrainSampler(len(self.train), self.batch_size, 0), partial(MedragData._position, self)
+        return ResumableLoader(self.train, sampler=sampler, batch_size=None, collate_fn=self._collate(), position=place)
 
     def val_dataloader(self):
         sampler = EvalSampler(len(self.val), self.batch_size)
