@@ -48,13 +48,19 @@ class Steering:
     def __post_init__(self) -> None:
         if not math.isfinite(self.gain) or self.gain < 0:
             raise ValueError(f"steering.gain must be a number of at least 0, got {self.gain}")
-        if self.policy == "pasta" and not 0 < self.gain <= 1:
-            raise ValueError(f"steering.gain of policy pasta must lie in (0, 1], got {self.gain}; PASTA: 0.01")
+        if self.policy == "pasta" and not 0 < self.gain < 1:
+            raise ValueError(f"steering.gain of policy pasta must lie between 0 and 1, got {self.gain}; PASTA: 0.01")
+        if self.policy == "knockout" and self.gain != 1:
+            raise ValueError(f"steering.gain {self.gain} would be ignored by policy 'knockout'; leave it out")
+        if self.policy != "knockout" and self.direction != "evidence_to_question":
+            raise ValueError(f"steering.direction would be ignored by policy {self.policy!r}; leave it out")
         listed = [0] if isinstance(self.layers, str) else self.layers
         if not listed or min(listed) < 0 or len(set(listed)) != len(listed):
             raise ValueError(f"steering.layers must name layers from 0, each once, or be all or critical; got {self.layers}")
         if self.heads is not None and self.policy != "pasta":
             raise ValueError(f"steering.heads would be ignored by policy {self.policy!r}; leave them out")
+        if self.heads is not None and (not self.heads or min(self.heads) < 0):
+            raise ValueError(f"steering.heads must name heads from 0, or be null for all; got {self.heads}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ checkpointing computes a layer a second time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -43,7 +43,7 @@ class Plan:
     Attributes:
         policy, gain, heads, layers: as in `Steering`; no layers: nothing is steered.
         target_PT: bool, the rows that are steered.
-        after_P: bool, whether all rows behind the prompt (answer tokens) are steered, too.
+        after_P: bool, whether all rows behind the prompt (answer tokens) are steered, too; None where they never are.
         weight_PT, source_PT: of the columns; see `steered_logits`.
         factor_L: for each decoder layer what `weight_PT` is multiplied with; None for 1.
         watched_PT: bool, the rows whose attention `recorder` is told, in all layers.
@@ -55,7 +55,7 @@ class Plan:
     heads: tuple[int, ...] | None
     layers: frozenset[int]
     target_PT: Tensor
-    after_P: Tensor
+    after_P: Tensor | None
     weight_PT: Tensor
     source_PT: Tensor
     factor_L: Tensor | None
@@ -65,17 +65,17 @@ class Plan:
     @property
     def does_something(self) -> bool:
         """Whether any row is steered or watched."""
-        steers = bool(self.layers) and bool(self.target_PT.any() or self.after_P.any())
-        return steers or self.recorder is not None
+        if self.recorder is not None:
+            return True
+        return bool(self.layers) and (bool(self.target_PT.any()) or (self.after_P is not None and bool(self.after_P.any())))
 
     def repeated(self, times: int) -> Plan:
         """Each prompt `times` times in a row, as generation by beams repeats them."""
         if times == 1:
             return self
-        tensors = (self.target_PT, self.after_P, self.weight_PT, self.source_PT, self.watched_PT)
-        target, after, weight, source, watched = (tensor.repeat_interleave(times, 0) for tensor in tensors)
-        kept = (self.policy, self.gain, self.heads, self.layers)
-        return Plan(*kept, target, after, weight, source, self.factor_L, watched, self.recorder)
+        names = ("target_PT", "after_P", "weight_PT", "source_PT", "watched_PT")
+        every: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: t.repeat_interleave(times, 0) for name, t in every.items() if t is not None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +102,13 @@ def row_block(plan: Plan, count: int, cache: Any, layer_count: int) -> RowBlock 
     """The block of a pass over `count` tokens that follow what is in `cache` (None: nothing); None if no row is in them."""
     offset = 0 if cache is None else int(cache.get_query_offset(0))
     width = plan.target_PT.shape[1]
-    if offset >= width and not bool(plan.after_P.any()):
+    if offset >= width and plan.after_P is None:
         return None
     beyond = max(0, offset + count - width)
-    after_PX = plan.after_P[:, None].expand(-1, beyond)
-    steered_BQ = torch.cat([plan.target_PT, after_PX], 1)[:, offset : offset + count]
+    target_PS = pad(plan.target_PT, (0, beyond), value=False)
+    if plan.after_P is not None:
+        target_PS[:, width:] = plan.after_P[:, None]
+    steered_BQ = target_PS[:, offset : offset + count]
     watched_BQ = pad(plan.watched_PT, (0, beyond), value=False)[:, offset : offset + count]
     chosen_BQ = steered_BQ | watched_BQ
     most = int(chosen_BQ.sum(1).max())

@@ -65,9 +65,14 @@ FAMILIES: dict[str, Family] = {
         multimodal_rope=True,
         **_EVERY,
     ),
-    "mistral3": Family("language_model", "vision_tower", ("multi_modal_projector",), shared_prefill=True),
+    "mistral3": Family("language_model", "vision_tower", ("multi_modal_projector",), shared_prefill=True, steering=True),
     "gemma3": Family(
-        "language_model", "vision_tower", ("multi_modal_projector",), token_types="token_type_ids", shared_prefill=True
+        "language_model",
+        "vision_tower",
+        ("multi_modal_projector",),
+        token_types="token_type_ids",
+        shared_prefill=True,
+        steering=True,
     ),
 }
 

@@ -92,18 +92,17 @@ def plan_of(
     question_PT = _having(roles, Role.QUESTION)
     nothing_PT = torch.zeros_like(question_PT)
     if steering is None:
-        none_P = nothing_PT[:, 0]
         nowhere: frozenset[int] = frozenset()
-        return Plan(
-            "paper", 0.0, None, nowhere, nothing_PT, none_P, nothing_PT.float(), nothing_PT, None, question_PT, recorder
-        )
+        return Plan("paper", 0.0, None, nowhere, nothing_PT, None, nothing_PT.float(), nothing_PT, None, question_PT, recorder)
     chosen = _layers(steering, layers)
+    if chosen == {layers - 1} and steering.policy not in ("pai", "knockout") and not steering.steer_generated:
+        _warn_of_last_layer()
     target_PT, source_PT = _ends(steering, roles, prompts.mask_PT)
     _check_order(steering, roles, source_PT, target_PT)
     weight_PT, source_PT, acts_P = _columns(steering, roles, source_PT)
     heads = None if steering.heads is None else tuple(steering.heads)
     factor_L = _factor(steering, factor_L)
-    after_P = acts_P & steering.steer_generated
+    after_P = acts_P if steering.steer_generated else None
     return Plan(
         steering.policy, steering.gain, heads, chosen, target_PT & acts_P[:, None], after_P, weight_PT, source_PT, factor_L,
         nothing_PT if recorder is None else question_PT, recorder,
@@ -115,8 +114,8 @@ def _with_rows(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """At the language tower's entrance: the rows of this pass, handed down to every layer."""
     read = kwargs["input_ids"] if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
-    times, rest = divmod(read.shape[0], len(plan.after_P))
-    assert rest == 0, f"{read.shape[0]} sequences of {len(plan.after_P)} steered prompts"
+    times, rest = divmod(read.shape[0], len(plan.target_PT))
+    assert rest == 0, f"{read.shape[0]} sequences of {len(plan.target_PT)} steered prompts"
     return args, {**kwargs, ARGUMENT: row_block(plan.repeated(times), read.shape[1], kwargs.get("past_key_values"), layers)}
 
 
@@ -226,6 +225,14 @@ def _warn_of_equal_scores() -> None:
     logger.warning(
         "steering has no effect on a prompt with one candidate, or with candidates of equal score: lambda = (score - min) / "
         "(max - min) is 0 / 0 there, and taken as 0"
+    )
+
+
+@functools.cache
+def _warn_of_last_layer() -> None:
+    logger.warning(
+        "the last layer alone is steered: what its question tokens gather reaches no later token, so no answer changes; "
+        "add earlier layers, or set steer_generated"
     )
 
 

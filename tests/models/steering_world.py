@@ -72,16 +72,16 @@ class Told:
 TOLD: list[Told] = []
 
 
-def _row(told: Told, layer: int, i: int, first: int, logits_HS: Tensor) -> Tensor:
-    """Weights of row i over the columns from `first` to itself: the formulas of the policies, one row at a time."""
+def _row(told: Told, layer: int, i: int, columns: list[int], logits_HS: Tensor) -> Tensor:
+    """Weights of row i over the columns it sees: the formulas of the policies, one row at a time."""
     steering, last = told.steering, len(told.role_T) - 1
     plain_HS = logits_HS.softmax(-1)
     if steering is None or (steering.layers != "all" and layer not in steering.layers):
         return plain_HS
-    role = [told.role_T[j] if j <= last else -1 for j in range(first, i + 1)]
-    document = [told.document_T[j] if j <= last else -1 for j in range(first, i + 1)]
+    role = [told.role_T[j] if j <= last else -1 for j in columns]
+    document = [told.document_T[j] if j <= last else -1 for j in columns]
     to_last = steering.policy == "pai" or steering.direction.endswith("last")
-    is_target = i == last if to_last else role[-1] == PLACE[Role.QUESTION]
+    is_target = i == last if to_last else i <= last and told.role_T[i] == PLACE[Role.QUESTION]
     if not (is_target or (i > last and steering.steer_generated)):
         return plain_HS
     low, high = min(told.score_K), max(told.score_K)
@@ -101,7 +101,7 @@ def _row(told: Told, layer: int, i: int, first: int, logits_HS: Tensor) -> Tenso
             chosen = range(len(logits_HS)) if steering.heads is None else steering.heads
             made_HS[list(chosen), j] += torch.tensor(steering.gain).log()
         source = {"evidence": k >= 0, "image": role[j] == PLACE[Role.QUERY_IMAGE], "question": role[j] == PLACE[Role.QUESTION]}
-        if steering.policy == "knockout" and first + j != i and source[steering.direction.split("_")[0]]:
+        if steering.policy == "knockout" and columns[j] != i and source[steering.direction.split("_")[0]]:
             made_HS[:, j] = -torch.inf
     weights_HS = made_HS.softmax(-1)
     if steering.policy == "mass_preserving":
@@ -117,10 +117,9 @@ def _reference(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any
     key, value = (x.repeat_interleave(module.num_key_value_groups, 1) for x in (key, value))
     logits_HTT = (query @ key.transpose(2, 3) * scaling)[0]
     weights_HTT = torch.zeros_like(logits_HTT)
-    window = kwargs.get("sliding_window") or logits_HTT.shape[1]
-    for i in range(logits_HTT.shape[1]):
-        first = max(0, i + 1 - window)
-        weights_HTT[:, i, first : i + 1] = _row(told, module.layer_idx, i, first, logits_HTT[:, i, first : i + 1])
+    for i, hidden_T in enumerate(mask[0, 0] < -1):
+        columns = (~hidden_T).nonzero().squeeze(1).tolist()
+        weights_HTT[:, i, columns] = _row(told, module.layer_idx, i, columns, logits_HTT[:, i, columns])
     told.seen.append(weights_HTT)
     return (weights_HTT[None] @ value).transpose(1, 2).contiguous(), None
 

@@ -17,6 +17,7 @@ from medrag_lightning.models import scoring, steering
 from medrag_lightning.models.hf_reader import HfReader
 from medrag_lightning.models.lora import LoraSettings
 from medrag_lightning.models.steering import steered
+from medrag_lightning.models.tree_scoring import supports_tree
 
 TOLERANCE_NATS = 1e-4
 
@@ -163,6 +164,33 @@ def test_with_an_adapter_and_shared_images() -> None:
     torch.testing.assert_close(*scores, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policy": "pasta"}, "between 0 and 1"),
+        ({"policy": "knockout", "gain": 2.0}, "gain 2.0 would be ignored"),
+        ({"policy": "paper", "direction": "evidence_to_last"}, "direction would be ignored"),
+        ({"policy": "paper", "heads": [0]}, "heads would be ignored"),
+        ({"policy": "pasta", "gain": 0.1, "heads": []}, "must name heads"),
+    ],
+)
+def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Steering(layers="all", **settings)
+
+
+@pytest.mark.parametrize("layers", [[1], [0, 1]])
+def test_the_last_layer_alone_is_warned_of(layers: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    """Its question rows reach no later row, so no answer depends on them."""
+    made, asked = world("llava", Steering("paper", layers))
+    steering._warn_of_last_layer.cache_clear()
+    rows = answer_rows(made, [0], [ANSWERS[1]])
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        changed = scoring.token_logp(made.core, made.family, asked, rows)
+        stock = scoring.token_logp(made.core, made.family, replace(asked, steering=None), rows)
+    assert (len(caplog.records) == 1) == torch.equal(changed, stock) == (layers == [1])
+
+
 def test_only_the_language_tower_changes_its_attention() -> None:
     made, asked = world("llava", STEERINGS["paper"])
     made.token_logp(asked, answer_rows(made, [0], ["yes"]))
@@ -171,6 +199,18 @@ def test_only_the_language_tower_changes_its_attention() -> None:
     assert made.core.config._attn_implementation == "sdpa"
     tower = made.core.model.language_model
     assert not tower._forward_pre_hooks
+
+
+def test_a_reader_that_was_steered_once_scores_as_before() -> None:
+    """By the answer tree again, and with the same bits."""
+    made, asked = world("llava", None)
+    rows = answer_rows(made, [0, 0, 3], [ANSWERS[0], ANSWERS[1], ANSWERS[1]])
+    with torch.no_grad():
+        before = made.token_logp(asked, rows)
+        steered_once = made.token_logp(replace(asked, steering=STEERINGS["paper"]), rows)
+        assert supports_tree(made.core, made.family)
+        assert torch.equal(made.token_logp(asked, rows), before)
+    assert not torch.equal(steered_once, before)
 
 
 def refused(asked: EncodedPrompts, made: HfReader, message: str) -> None:
@@ -202,7 +242,7 @@ def test_what_would_be_ignored_is_refused() -> None:
 def test_untested_families_kernels_and_modes_are_refused() -> None:
     made, asked = world("llava", STEERINGS["paper"])
     untested = replace(made.family, steering=False)
-    message = r"not tested for family llava; tested: idefics3, llava, qwen2_5_vl"
+    message = r"not tested for family llava; tested: gemma3, idefics3, llava, mistral3, qwen2_5_vl"
     with pytest.raises(ValueError, match=message), steered(made.core, untested, asked):
         pass
     features = made.vision_cache.features(made.core, made.family, asked)

@@ -11,7 +11,7 @@ def test_reports_ratios_and_the_difference_to_float64(capsys):
     spec = importlib.util.spec_from_file_location("bench_steering", PATH)
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
-    bench.main("--tokens 400 --hidden 64 --layers 2 --heads 4 --repeats 1".split())
+    bench.main(["--tokens", "400", "--hidden", "64", "--layers", "2", "--heads", "4", "--repeats", "1"])
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"extra_time_fraction", "extra_memory_fraction", "memory_ratio_eager", "threads"} <= set(report)
     differs = report["max_logp_difference_to_float64"]
