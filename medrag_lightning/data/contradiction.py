@@ -29,6 +29,7 @@ class Contradictions:
         self._by_id = {document.id: document for document in documents}
         self._stated: dict[tuple[str, ...], list[str | None]] = {}
         self._places: dict[str, NDArray[np.int64]] = {}
+        self._root_words = np.ones(len(self.documents))
 
     def of(self, query: Query, seed: int) -> Iterator[Document]:
         """The documents in order; whether they are legal for the query is not looked at."""
@@ -48,15 +49,19 @@ class Contradictions:
         return self._stated[choices]
 
     def _nearness(self, query: Query) -> NDArray[np.float64]:
-        """For each document, the sum over the question's words in its text of log(documents / documents with the word)."""
+        """For each document, the sum over the question's words in its text of log(documents / documents with the word), divided
+        by the root of how many different words the text has: a long text has any word.
+        """
         if not self._places:
             places: dict[str, list[int]] = defaultdict(list)
             for at, document in enumerate(self.documents):
-                for word in set(tokens_of(document.text)):
+                words = set(tokens_of(document.text))
+                self._root_words[at] = max(1, len(words)) ** 0.5
+                for word in words:
                     places[word].append(at)
             self._places = {word: np.array(rows) for word, rows in places.items()}
         total = np.zeros(len(self.documents))
         for word in set(tokens_of(query.question)) - {word for choice in query.choices for word in tokens_of(choice)}:
             if (rows := self._places.get(word)) is not None:
                 total[rows] += np.log(len(self.documents) / len(rows))
-        return total
+        return total / self._root_words
