@@ -239,6 +239,20 @@ def test_what_would_be_ignored_is_refused() -> None:
     refused(replace(asked, roles=replace(roles, strength_PK=roles.strength_PK[:, :2])), made, "strengths of 2 candidates")
 
 
+@pytest.mark.parametrize("family", ["llava", "idefics3"])
+def test_a_question_before_its_evidence_is_refused(family: str) -> None:
+    """With the processor's own roles; nothing flows back to what was read before."""
+    made, _ = world(family, None)
+    encoded = made.processor.encode_prompts(prompts("query_first"), roles=True)
+    for policy in ("paper", "mass_preserving", "pasta", "knockout"):
+        settings = {"gain": 0.1} if policy == "pasta" else {}
+        refused(replace(encoded, steering=Steering(policy, "all", **settings)), made, "evidence -> question.*evidence_first")  # type: ignore[arg-type]
+    blocked = replace(encoded, steering=Steering("knockout", "all", direction="evidence_to_last"))
+    rows = answer_rows(made, [0, 2], [ANSWERS[1]] * 2)
+    with torch.no_grad():
+        assert not torch.equal(made.token_logp(blocked, rows), made.token_logp(encoded, rows))
+
+
 def test_untested_families_kernels_and_modes_are_refused() -> None:
     made, asked = world("llava", STEERINGS["paper"])
     untested = replace(made.family, steering=False)
