@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Literal
 
 import lightning as L
@@ -50,6 +51,10 @@ SHORT = {
 }
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 MARKERS, DASHES, GREY = "osD^vP*", ("-", "--", "-."), "#8a8a8a"
+SCORES = {
+    "kept": "New evidence has the score of what it replaces: retrieval does not notice",
+    "own": "New evidence has the score that its system's source gives it",
+}
 HOW = (
     "noise: [{confidence:.0%} interval] by bootstrap over {unit}s, {resamples} resamples; change from the same queries without "
     "noise, resampled in pairs; * excludes 0; n: queries. Every share, macro-F1 and the losses compared: {file}.json"
@@ -120,10 +125,13 @@ class NoiseCurves(L.Callback):
         folder, name = run_folder(trainer), "noise" if split == "test" else f"noise_{split}"
         b = self.bootstrap
         how = HOW.format(unit=self.unit, resamples=b.resamples, confidence=b.confidence, file=name)
-        write_json(folder / f"{name}.json", {"how": how, "baseline": self.baseline, **curves.as_json()})
+        scores = str(getattr(getattr(data, "noise", None), "scores", "kept"))
+        how = f"{how}. {SCORES[scores]}"
+        head = {"how": how, "scores": scores, "baseline": self.baseline}
+        write_json(folder / f"{name}.json", {**head, **curves.as_json()})
         write_curves(folder / f"{name}.csv", curves)
         synthetic = any("synthetic" in query.source.casefold() for query in queries)
-        write_bytes(folder / "plots" / f"{name}.png", draw_noise(curves, synthetic))
+        write_bytes(folder / "plots" / f"{name}.png", draw_noise(curves, synthetic, SCORES[scores]))
         self._to_print = render_noise(curves, how)
 
 
@@ -195,7 +203,7 @@ def _ratio(found: LossRatio | None) -> str:
     return percent_cell(found.ratio) + (" < half" if found.beyond_half.high < 0 else "")
 
 
-def draw_noise(curves: Curves, synthetic: bool = False) -> bytes:
+def draw_noise(curves: Curves, synthetic: bool = False, subtitle: str = "") -> bytes:
     """A row of panels a metric, a panel a kind, a line with intervals a system; PNG bytes."""
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
@@ -216,7 +224,8 @@ def draw_noise(curves: Curves, synthetic: bool = False) -> bytes:
     order = [name for name in (*systems, *DRAWN) if name in handles]
     columns = min(4, len(order))
     figure.legend([handles[n] for n in order], order, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    figure.suptitle("Answers under spoilt evidence" + (" (SYNTHETIC DATA)" if synthetic else ""), fontsize=11)
+    title = "Answers under spoilt evidence" + (" (SYNTHETIC DATA)" if synthetic else "")
+    figure.suptitle("\n".join([title, *wrap(subtitle, int(13 * size[0]))]), fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -63,6 +63,8 @@ def test_files_table_and_picture(tmp_path, capsys):
         *((str(k), s) for k in NoiseKind if k is not NoiseKind.BLANK_IMAGE for s in (0.0, *SHARES)),
         ("blank_image", 0.0), ("blank_image", 1.0),
     }  # fmt: skip
+    assert told["scores"] == "kept"
+    assert "retrieval does not notice" in told["how"]
     assert {p["system"] for p in told["points"]} == {"retrieved", "mcr"}
     assert {p["system"] for p in told["references"]} == {"no retrieval", "question-only", "majority"}
     wanted = {"kind": "irrelevant", "share": 0.5, "metric": "closed_accuracy"}
