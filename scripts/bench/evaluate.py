@@ -10,47 +10,40 @@ covers the test set's chance, with the seeds as they are. Ends with one line of 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from medrag_lightning import metrics
 from medrag_lightning.metrics import Bootstrap, Unit, cluster_of
-from medrag_lightning.metrics.bootstrap import Floats, Statistic, weighted_mean
+from medrag_lightning.metrics.bootstrap import Statistic, weighted_mean
 from medrag_lightning.records import Query
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+from over_seeds import (  # type: ignore[import-not-found]
+    FLOORS,
+    arguments,
+    cell,
+    interval,
+    launch,
+    mean_of,
+    predictions,
+    test_queries,
+)
+
 CLOSED, OPEN = ("accuracy", "macro-F1"), ("token recall",)
 REGIMES = {"retrieved": "retrieved", "none": "no retrieval", "random": "random retrieval"}
-# Floors measured on the same files and splits by simple models: PCA + logistic regression on pixels, TF-IDF + logistic
-# regression on the question, the latter with HOG features of the image.
-FLOORS = {
-    "breastmnist": {"PCA + logistic regression": 0.795},
-    "retinamnist": {"PCA + logistic regression": 0.540},
-    "ham10000_28": {"PCA + logistic regression": 0.534},
-    "vqa_rad": {"question-only": 0.572, "question + HOG": 0.622},
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is not there yet, prints a Markdown table a data set, then the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", required=True, help="short names of configs/data files, or paths")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=Path("runs/evaluate"))
+    parser = arguments(__doc__, "runs/evaluate", "short names of configs/data files, or paths", "fit")
     parser.add_argument("--without_retrieval", action="store_true", help="also train a reader that never sees evidence")
-    parser.add_argument("--more", nargs=argparse.REMAINDER, default=[], help="further arguments of fit; stands last")
     asked = parser.parse_args(argv)
-    os.environ.setdefault("MEDRAG_DATA", str(ROOT.parent / "shared" / "data"))
     figures: dict[str, Any] = {}
     for data in asked.data:
         seconds = [run(data, seed, asked.folder, False, asked.more) for seed in asked.seeds]
@@ -71,7 +64,7 @@ def run(data: str, seed: int, folder: Path, alone: bool, more: Sequence[str]) ->
     config = data if Path(data).suffix else f"data/{data}"
     if (place / "seconds.json").exists():
         return float(json.loads((place / "seconds.json").read_text()))
-    command = [sys.executable, "-m", "medrag_lightning", "fit", "-c", "stages/reader_raft", "-c", config]
+    command = ["fit", "-c", "stages/reader_raft", "-c", config]
     command += ["-c", "smoke"] if data == "minihospital" else []
     command += [f"--trainer.default_root_dir={place}", f"--seed_everything={seed}", *more]
     if alone:
@@ -79,14 +72,7 @@ def run(data: str, seed: int, folder: Path, alone: bool, more: Sequence[str]) ->
         command += ['--data.init_args.regimes=["retrieved"]']
     if (place / "checkpoints" / "last.ckpt").exists():
         command += ["--ckpt_path=last"]
-    started = time.monotonic()
-    print(" ".join(command), flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{place.name}.log").open("a") as log:
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
-    if done.returncode != 0:
-        raise SystemExit(f"{place.name} failed; see {folder / (place.name + '.log')}")
-    taken = round(time.monotonic() - started, 1)
+    taken: float = launch(command, place)
     (place / "seconds.json").write_text(json.dumps(taken))
     return taken
 
@@ -106,7 +92,7 @@ def report(data: str, seeds: Sequence[int], folder: Path, without: bool) -> dict
     order = [*REGIMES.values(), *(name for name in systems if name not in REGIMES.values())]
     table = {name: _figures(systems[name], queries) for name in order}
     for name, numbers in (table | _controls(run_folder(data, seeds[0], folder, False))).items():
-        print(f"| {name} | " + " | ".join(_cell(numbers.get(key)) for key in (*CLOSED, *OPEN)) + " |")
+        print(f"| {name} | " + " | ".join(cell(numbers.get(key)) for key in (*CLOSED, *OPEN)) + " |")
     for name, value in FLOORS.get(data, {}).items():
         print(f"| floor: {name} | {value:.3f} | | |")
     rivals = [name for name in table if name != "retrieved"]
@@ -123,23 +109,9 @@ def _print_gain(mine: str, theirs: str, gain: list[float] | None) -> None:
         print(f"\n{mine} minus {theirs}, closed accuracy, paired: {gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]")
 
 
-def test_queries(config: Path) -> dict[str, Query]:
-    """The test questions of a run, by id."""
-    from jsonargparse import ArgumentParser
-
-    from medrag_lightning.data.module import MedragData
-
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(MedragData, "data")
-    text = yaml.safe_load(os.path.expandvars(config.read_text(encoding="utf-8")))
-    built = parser.instantiate(parser.parse_object({"data": text["data"]}))
-    return {query.id: query for query in built.data.split_queries("test")}
-
-
 def _by_regime(place: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for line in (place / "predictions" / "test.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in predictions(place):
         found.setdefault(row["regime"], []).append(row)
     return found
 
@@ -151,14 +123,6 @@ def _statistic(name: str, rows: Sequence[dict[str, Any]]) -> Statistic:
     if name == "macro-F1":
         return metrics.macro_f1(gold, answers)
     return weighted_mean(metrics.token_recall(gold, answers))
-
-
-def _mean(statistics: Sequence[Statistic]) -> Statistic:
-    def statistic(weights_FN: Floats) -> Floats:
-        mean: Floats = np.mean([one(weights_FN) for one in statistics], axis=0)
-        return mean
-
-    return statistic
 
 
 def _chosen(rows: Sequence[dict[str, Any]], closed: bool) -> list[dict[str, Any]]:
@@ -175,8 +139,9 @@ def _figures(runs: Sequence[Sequence[dict[str, Any]]], queries: dict[str, Query]
     for name in (*CLOSED, *OPEN):
         chosen = [_chosen(rows, name in CLOSED) for rows in runs]
         if chosen[0]:
-            metric = Bootstrap().metric(_mean([_statistic(name, rows) for rows in chosen]), _clusters(chosen[0], queries))
-            numbers[name] = [metric.value, metric.low, metric.high]
+            found = interval(mean_of([_statistic(name, rows) for rows in chosen]), _clusters(chosen[0], queries))
+            if found is not None:
+                numbers[name] = found
     return numbers
 
 
@@ -204,10 +169,6 @@ def _controls(place: Path) -> dict[str, dict[str, list[float]]]:
             kept = {names[k]: [m["value"], m["low"], m["high"]] for k, m in row["metrics"].items() if k in names}
             found[row["system"]] = {k: v for k, v in kept.items() if v[0] is not None}
     return found
-
-
-def _cell(numbers: list[float] | None) -> str:
-    return "" if numbers is None else f"{numbers[0]:.3f} [{numbers[1]:.3f}, {numbers[2]:.3f}]"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """scripts/bench/evaluate.py on the toy: one seed, with and without retrieval, and a second call that trains nothing."""
 
 import importlib.util
+import sys
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench" / "evaluate.p
 
 @pytest.fixture
 def evaluate(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(SCRIPT.parent), *sys.path])
     spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
