@@ -7,7 +7,6 @@ evidence store, once; training touches neither encoder nor reader, and takes sec
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from medrag_lightning import losses
@@ -26,11 +26,10 @@ from medrag_lightning.records import Channel
 from medrag_lightning.stages.base import Schedule, Stage, checked_description
 from medrag_lightning.stages.fusion_metrics import baseline_scores, order_metrics, spread
 from medrag_lightning.stages.fusion_objective import FusionObjective
-from medrag_lightning.stages.fusion_report import one_line, readable_weights
+from medrag_lightning.stages.fusion_report import as_text, comparison, one_line, readable_weights
 from medrag_lightning.stages.totals import Totals
 
-logger = logging.getLogger(__name__)
-WEIGHTS = "fusion_weights.json"
+WEIGHTS, COMPARISON = "fusion_weights.json", "fusion_comparison.json"
 
 
 class FusionNce(Stage):
@@ -55,7 +54,8 @@ class FusionNce(Stage):
     prefix for what it is compared with: ``global_`` (the shared weights, in other scopes; with its loss), ``uniform_`` (plain
     sum), each similarity's own name, ``random_``; ``oracle_confidence`` is the best that any order could do. ``weight_*`` is
     the mean direction of the weights, ``spread_*`` the standard deviation of each cosine within a pool. At the end the weights
-    of the best checkpoint are written beside it as ``fusion_weights.json``.
+    of the best checkpoint are written beside it as ``fusion_weights.json``; a test prints the comparison and writes it to the
+    run folder as ``fusion_comparison.json``.
     """
 
     stage_name: ClassVar[str] = "fusion_nce"
@@ -153,7 +153,7 @@ class FusionNce(Stage):
         told = readable_weights(fusion, (batch for loader in loaders for batch in loader))
         folder = Path(best).parent if best else Path(self.trainer.default_root_dir)
         write_json(folder / WEIGHTS, {"checkpoint": Path(best).name if best else None, **told})
-        logger.info("fusion weights (%s): %s", folder / WEIGHTS, one_line(told))
+        rank_zero_info(f"fusion weights ({folder / WEIGHTS}): {one_line(told)}")
 
     def _scores(self, batch: FusionBatch, comparable_BKM: Tensor) -> list[tuple[Tensor, bool]]:
         """f (B, K) under the queries' own weights (True), then under the shared ones (False) unless they are the same."""
@@ -186,7 +186,12 @@ class FusionNce(Stage):
         self._totals.add({**found, "weight_norm": weight_BM.norm(dim=-1)})
 
     def _finish(self, phase: str) -> None:
-        for name, value in self._totals.means(self.trainer.world_size).items():
+        means = self._totals.means(self.trainer.world_size)
+        if phase == "test" and self.trainer.is_global_zero:
+            rows = comparison(means, [str(channel) for channel in self.fusion.channels])
+            write_json(Path(self.trainer.default_root_dir) / COMPARISON, rows)
+            rank_zero_info(as_text(rows))
+        for name, value in means.items():
             self.log(f"{phase}/{name}", value, prog_bar=name in ("loss", "confidence"))
         self.log(f"{phase}/tau", float(self.fusion.temperatures()[1]))
 

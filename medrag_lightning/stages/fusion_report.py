@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from medrag_lightning.interfaces import LearnedFusion
 
 NOTE = "Only the direction decides the order of candidates; the norm acts as 1/tau, so norm / tau is the sharpness."
 UNKNOWN = "modality not told"
+METRICS = ("confidence", "mrr", "recall@1")
 
 
 @torch.no_grad()
@@ -40,6 +41,27 @@ def one_line(told: dict[str, Any]) -> str:
     for kind in ("by_modality", "over_queries"):
         parts += [f"{name} {_line(one)}" for name, one in told.get(kind, {}).items()]
     return "; ".join(parts)
+
+
+def comparison(means: Mapping[str, float], channels: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What a test found, a row a system: the learned fusion first, then what it is compared with."""
+    rows: dict[str, dict[str, float]] = {}
+    for system in ("fusion", "global", "uniform", *channels, "random", "oracle"):
+        prefix = "" if system == "fusion" else f"{system}_"
+        row = {metric: means[f"{prefix}{metric}"] for metric in METRICS if f"{prefix}{metric}" in means}
+        if row:
+            rows[system] = row
+    return rows
+
+
+def as_text(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The same as lines of text."""
+    head = f"{'order of the pool by':<22}" + "".join(f"{metric:>12}" for metric in METRICS)
+    lines = [
+        f"{system:<22}" + "".join(f"{row[metric]:>12.4f}" if metric in row else f"{'-':>12}" for metric in METRICS)
+        for system, row in rows.items()
+    ]
+    return "\n".join([head, *lines])
 
 
 def _line(one: dict[str, Any]) -> str:

@@ -84,6 +84,9 @@ def test_weights_by_modality_win_where_modalities_differ_and_only_there(tmp_path
     strangers = by_modality(200, seed=2, different=different)
     strangers.modality = ["PET"] * 200
     tested = numbers_of(module, strangers, tmp_path)
+    rows = json.loads((tmp_path / "fusion_comparison.json").read_text())
+    assert list(rows) == ["fusion", "global", "uniform", *CHANNELS, "random", "oracle"]
+    assert rows["uniform"]["mrr"] == pytest.approx(tested["uniform_mrr"])
     assert tested["confidence"] == pytest.approx(tested["global_confidence"], abs=1e-6)
 
 
@@ -130,7 +133,7 @@ def test_chance_ties_and_queries_that_tell_nothing_in_the_numbers():
 @pytest.mark.parametrize("scope", ["global", "per_modality", "per_query"])
 def test_a_checkpoint_resumes_searches_and_is_told_in_words(tmp_path, scope, caplog):
     """Ten epochs at once, or five and five more; the best checkpoint's weights are written beside it."""
-    caplog.set_level(logging.INFO, logger="medrag_lightning")
+    caplog.set_level(logging.INFO)
     train, val = by_modality(600), by_modality(300, seed=1)
 
     def run(folder, epochs, resume=None):
