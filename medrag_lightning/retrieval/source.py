@@ -134,6 +134,8 @@ class LiveSearch:
 
     def document_vectors(self, side: Side, ids: Sequence[str]) -> NDArray[np.float32]:
         """(len(ids), D) vectors of documents on a side; ValueError names one that has none there."""
+        if not ids:
+            return np.zeros((0, self.encoder.dim), np.float32)
         place_of, vectors = self._stored(side)
         if lacking := [name for name in ids if name not in place_of]:
             raise ValueError(f"document {lacking[0]!r} has no {side} vector in the evidence store {self._opened().folder}")
