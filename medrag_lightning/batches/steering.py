@@ -19,6 +19,10 @@ last row (PAI, ECCV 2024). `pasta`: log(gain) on everything but the best documen
 Direction = Literal["evidence_to_question", "image_to_question", "evidence_to_last", "question_to_last"]
 """From which tokens (columns) to which (rows): what knockout blocks."""
 
+SteeredRows = Literal["question", "question_to_end"]
+"""`question`: the question's tokens, as published. `question_to_end`: also what follows them in the prompt, which a template
+writes: where the token that answers looks at the evidence itself, steering the question alone changes little."""
+
 LayerChoice = list[int] | Literal["all", "critical"]
 """Decoder layers from 0; ``all``; or ``critical``: those that stage `critical_layers` found for this reader. The stage that
 reads puts their numbers in this place before it steers anything."""
@@ -36,6 +40,7 @@ class Steering:
         direction: what `knockout` blocks.
         heads: heads that `pasta` steers; null for all.
         steer_generated: also steer the rows of generated and scored answer tokens, as if they were question tokens.
+        rows: whose attention is steered; not for `pai` and `knockout`, which say it themselves.
     """
 
     policy: SteeringPolicy
@@ -44,6 +49,7 @@ class Steering:
     direction: Direction = "evidence_to_question"
     heads: list[int] | None = None
     steer_generated: bool = False
+    rows: SteeredRows = "question"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.gain) or self.gain < 0:
@@ -54,6 +60,8 @@ class Steering:
             raise ValueError(f"steering.gain {self.gain} would be ignored by policy 'knockout'; leave it out")
         if self.policy != "knockout" and self.direction != "evidence_to_question":
             raise ValueError(f"steering.direction would be ignored by policy {self.policy!r}; leave it out")
+        if self.policy in ("pai", "knockout") and self.rows != "question":
+            raise ValueError(f"steering.rows would be ignored by policy {self.policy!r}; leave it out")
         listed = [0] if isinstance(self.layers, str) else self.layers
         if not listed or min(listed) < 0 or len(set(listed)) != len(listed):
             raise ValueError(f"steering.layers must name layers from 0, each once, or be all or critical; got {self.layers}")

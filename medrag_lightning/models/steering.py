@@ -6,7 +6,7 @@ with their `roles`. Without it, and where strength is 0, the model runs as if th
 
 Which rows and columns a policy joins:
 
-    paper, centred, mass_preserving, learned, pasta    question -> evidence
+    paper, centred, mass_preserving, learned, pasta    question (or all from the question on: `rows`) -> evidence
     pai                                                last prompt token -> query image
     knockout                                           as its direction says
 
@@ -95,7 +95,8 @@ def plan_of(
         nowhere: frozenset[int] = frozenset()
         return Plan("paper", 0.0, None, nowhere, nothing_PT, None, nothing_PT.float(), nothing_PT, None, question_PT, recorder)
     chosen = _layers(steering, layers)
-    if chosen == {layers - 1} and steering.policy not in ("pai", "knockout") and not steering.steer_generated:
+    asks_alone = steering.rows == "question" and not steering.steer_generated
+    if chosen == {layers - 1} and steering.policy not in ("pai", "knockout") and asks_alone:
         _warn_of_last_layer()
     target_PT, source_PT = _ends(steering, roles, prompts.mask_PT)
     _check_order(steering, roles, source_PT, target_PT)
@@ -144,6 +145,8 @@ def _ends(steering: Steering, roles: TokenRoles, mask_PT: Tensor) -> tuple[Tenso
     last_PT = (mask_PT.cumsum(1) == mask_PT.sum(1, keepdim=True)) & (mask_PT > 0)
     if steering.policy == "pai":
         return last_PT, image_PT
+    if steering.rows == "question_to_end":
+        return (question_PT.cumsum(1) > 0) & (mask_PT > 0), evidence_PT
     if steering.policy != "knockout" or steering.direction == "evidence_to_question":
         return question_PT, evidence_PT
     if steering.direction == "image_to_question":

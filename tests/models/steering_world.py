@@ -30,6 +30,8 @@ STEERINGS = {
     "knockout image": Steering("knockout", "all", direction="image_to_question"),
     "knockout last": Steering("knockout", "all", direction="evidence_to_last"),
     "knockout question": Steering("knockout", "all", direction="question_to_last"),
+    "to the end": Steering("paper", "all", rows="question_to_end"),
+    "to the end, mass": Steering("mass_preserving", [0], gain=2.0, rows="question_to_end"),
     "generated": Steering("paper", "all", steer_generated=True),
     "pai generated": Steering("pai", [0], gain=0.7, steer_generated=True),
 }
@@ -82,6 +84,8 @@ def _row(told: Told, layer: int, i: int, columns: list[int], logits_HS: Tensor) 
     document = [told.document_T[j] if j <= last else -1 for j in columns]
     to_last = steering.policy == "pai" or steering.direction.endswith("last")
     is_target = i == last if to_last else i <= last and told.role_T[i] == PLACE[Role.QUESTION]
+    if steering.rows == "question_to_end":
+        is_target = told.role_T.index(PLACE[Role.QUESTION]) <= i <= last
     if not (is_target or (i > last and steering.steer_generated)):
         return plain_HS
     low, high = min(told.score_K), max(told.score_K)
