@@ -222,3 +222,16 @@ def test_the_recipe_jomed_runs_from_raw_files_to_its_table(tmp_path, monkeypatch
     asked += [f"--set={step}.{setting}" for step in ("reader", "score", "text_head", "image_head", "test") for setting in few]
     main(["run", "jomed", "--candidates", "2", *asked])
     assert Path("runs/jomed/test/results.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_recipe_mrrag_runs_from_raw_files_to_its_curves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["data.init_args.max_train_queries=16", "data.init_args.max_eval_queries=8"]
+    asked = [f"--set={step}.trainer.max_epochs=1" for step in ("contrastive", "reader")]
+    asked += [f"--set={step}.{setting}" for step in ("reader", "score", "fusion", "calibrate", "test") for setting in few]
+    main(["run", "mrrag", "--pool", "4", "--score_queries", "16", *asked, "--set=fusion.trainer.max_steps=50"])
+    for name in ("results.json", "noise.json", "plots/noise.png", "plots/attention_mass.png"):
+        assert (Path("runs/mrrag/test") / name).is_file()
+    assert Path("runs/mrrag/calibrate/critical_layers.json").is_file()
