@@ -16,7 +16,15 @@ from medrag_lightning.losses.distillation import (
     retriever_logp,
     teacher_logq,
 )
-from medrag_lightning.losses.fusion import FusionLoss, confidence_labels, info_nce, listwise, mean_counted, posterior_kl
+from medrag_lightning.losses.fusion import (
+    FusionLoss,
+    confidence_labels,
+    info_nce,
+    listwise,
+    marginal,
+    mean_counted,
+    posterior_kl,
+)
 from medrag_lightning.losses.grad_cache import in_chunks
 
 __all__ = [
@@ -38,6 +46,7 @@ __all__ = [
     "leave_one_out",
     "listwise",
     "log_posterior",
+    "marginal",
     "marginal_nll",
     "mean_counted",
     "posterior_kl",

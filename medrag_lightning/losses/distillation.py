@@ -148,10 +148,15 @@ def marginal_nll(
     Returns:
         A scalar; 0 when all weight lies on candidates with which the answer is certain.
     """
+    return reduced(mixture_nll(logp_BK, gold_BK, valid_BK), valid_BK, reduction, weight_B)
+
+
+def mixture_nll(logp_BK: Tensor, gold_BK: Tensor, valid_BK: Tensor) -> Tensor:
+    """The terms of `marginal_nll`, one a query: float32 (B,) in nats; 0 for a query without a candidate."""
     joint_BK = (logp_BK.float() + gold_BK.detach().float()).masked_fill(~valid_BK, -torch.inf)
     empty_B = ~valid_BK.any(1)
-    nll_B = -joint_BK.masked_fill(empty_B[:, None], 0.0).logsumexp(-1)
-    return reduced(nll_B.masked_fill(empty_B, 0.0), valid_BK, reduction, weight_B)
+    nll_B: Tensor = -joint_BK.masked_fill(empty_B[:, None], 0.0).logsumexp(-1)
+    return nll_B.masked_fill(empty_B, 0.0)
 
 
 def reduced(value_B: Tensor, valid_BK: Tensor, reduction: Reduction, weight_B: Tensor | None) -> Tensor:

@@ -1,8 +1,9 @@
 """What teaches the weights of several similarities: a frozen reader's confidence in each candidate.
 
 Source: MR-RAG (Li et al., CVPR 2026), MCR: InfoNCE with the candidate under which the reader is most confident of the gold
-answer as positive and the m least confident ones as negatives. The listwise and KL variants are ours: they use the confidence
-itself, not its order alone.
+answer as positive and the m least confident ones as negatives. The other variants are ours: they use the confidence itself, not
+its order alone. Where many candidates are equally good, which of them happens to come first teaches noise: `marginal` knows no
+such thing.
 
 Every loss gives a value for each query, (B,), and which queries count; `mean_counted` is the reduction of all of them. What
 stands in padding never counts, and the confidence gets no gradient.
@@ -15,10 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medrag_lightning.losses.distillation import retriever_logp, teacher_logq
+from medrag_lightning.losses.distillation import mixture_nll, retriever_logp, teacher_logq
 
-FusionLoss = Literal["hard", "listwise", "kl"]
-"""`hard`: `info_nce` (published). `listwise`: `listwise`. `kl`: `posterior_kl`."""
+FusionLoss = Literal["hard", "listwise", "kl", "marginal"]
+"""`hard`: `info_nce` (published). `listwise`: `listwise`. `kl`: `posterior_kl`. `marginal`: `marginal`."""
 
 
 def confidence_labels(
@@ -92,6 +93,21 @@ def posterior_kl(
     cross_B, counts_B = _cross_entropy(target_BK, retriever_logp(score_BK / tau, valid_BK, 1.0), valid_BK)
     entropy_B, _ = _cross_entropy(target_BK, target_BK, valid_BK)
     return cross_B - entropy_B, counts_B
+
+
+def marginal(
+    score_BK: Tensor, log_confidence_BK: Tensor, valid_BK: Tensor, tau: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """-log sum_k p_k c_k of each query, in nats: the gold answer's likelihood when candidates are read one by one (EMDR2).
+
+    p = softmax(s / tau); c is the reader's confidence. Perfect value ``-log max_k c_k``, with all of p on the best candidates;
+    which of equally good ones it takes makes no difference. Gradient by s_k: ``(p_k - p_k c_k / sum_j p_j c_j) / tau``.
+
+    Args, returns: as `info_nce`; a query with at least two candidates counts.
+    """
+    counts_B = valid_BK.sum(1) >= 2
+    nll_B = mixture_nll(retriever_logp(score_BK / tau, valid_BK, 1.0), log_confidence_BK, valid_BK)
+    return nll_B.masked_fill(~counts_B, 0.0), counts_B
 
 
 def mean_counted(value_B: Tensor, counts_B: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class FusionNce(Stage):
         optimizer: made over the trainable parameters only.
         schedule: the learning rate over the run.
         loss: ``hard`` (published): InfoNCE with the candidate of highest confidence as positive, the `negatives` lowest as
-            negatives. ``listwise`` and ``kl`` use the confidence of all candidates; see `losses.FusionLoss`.
+            negatives. ``listwise``, ``kl`` and ``marginal`` use the confidence of all candidates; see `losses.FusionLoss`.
         negatives: m; null for 8. For `hard` only.
         t_confidence: divides confidences (listwise) or their logarithms (kl) before the softmax that makes them a target; null
             for 0.1 and 1. For those two only.

@@ -24,8 +24,8 @@ class FusionObjective:
 
     def check(self) -> None:
         """ValueError for a setting that is out of range, or that would be ignored."""
-        if self.kind == "hard" and self.t_confidence is not None:
-            raise ValueError(f"t_confidence={self.t_confidence} would be ignored: loss hard uses the order alone; leave it out")
+        if self.kind in ("hard", "marginal") and self.t_confidence is not None:
+            raise ValueError(f"t_confidence={self.t_confidence} would be ignored by loss {self.kind}; leave it out")
         if self.kind != "hard" and self.negatives is not None:
             raise ValueError(f"negatives={self.negatives} would be ignored: loss {self.kind} uses all candidates; leave it out")
         if self.negatives is not None and self.negatives < 1:
@@ -39,6 +39,8 @@ class FusionObjective:
         if self.kind == "hard":
             labels = losses.confidence_labels(confidence_BK, batch.rank_BK, valid_BK, self.negatives or NEGATIVES)
             return losses.info_nce(score_BK, *labels, tau)
+        if self.kind == "marginal":
+            return losses.marginal(score_BK, confidence_BK.masked_fill(~valid_BK, 0.0), valid_BK, tau)
         t_confidence = self.t_confidence or T_CONFIDENCE[self.kind]
         function = losses.listwise if self.kind == "listwise" else losses.posterior_kl
         return function(score_BK, confidence_BK.masked_fill(~valid_BK, 0.0), valid_BK, tau, t_confidence)

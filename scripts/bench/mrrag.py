@@ -7,7 +7,8 @@ Each (data set, seed) is one run of the recipe in its own folder; finished steps
 One reader reads for all systems of a seed; they differ in which documents it is shown and how its attention is steered:
 
     direct concatenation   the channels in turn             image to text, ...   the nearest by a single similarity
-    plain sum              equal weights                    mcr                  learned weights (MR-RAG)
+    plain sum              equal weights                    mcr published        MR-RAG's weights: InfoNCE, the same for all
+    mcr                    weights by question, learned by the likelihood of answers; `mcr global`: its shared weights
     mcr + POLICY           with attention steering          mcr K=N              another number of documents
 
 A number is the mean over seeds; its interval is a percentile bootstrap over clusters (patients, lesions, images) of that mean.
@@ -47,7 +48,7 @@ from over_seeds import (  # type: ignore[import-not-found]
 DIRECT = "direct concatenation"
 OWN = {"retrieved": DIRECT, "none": "no retrieval", "random": "random retrieval", "oracle": "known evidence"}
 SINGLE = ("image to text", "image to image", "text to text")
-COMPARED = [("mcr", DIRECT), ("mcr", "plain sum"), *(("mcr", name) for name in SINGLE)]
+COMPARED = [*(("mcr", name) for name in (DIRECT, "plain sum", *SINGLE, "mcr global")), ("mcr published", DIRECT)]
 HALF = 0.5
 Noisy = dict[tuple[str, str, float], Rows]
 """Predictions by system, kind of noise and share."""
@@ -82,7 +83,7 @@ def report(data: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
     told["differences"] = _print_differences(runs, [*COMPARED, *steered], ids, clusters)
     told["noise"] = _print_noise(runs, noisy, clusters)
     told["weights"] = [_weights(place) for place in places]
-    print("\nFusion weights by seed: " + "; ".join(map(_words, told["weights"])) + ".")
+    print("\nPublished weights by seed: " + "; ".join(map(_words, told["weights"])) + ".")
     return told
 
 
@@ -173,8 +174,8 @@ def _share(mine_N: Floats, theirs_N: Floats) -> Statistic:
 
 
 def _weights(place: Path) -> dict[str, float]:
-    """The learned direction, by channel."""
-    (path,) = (place / "fusion").rglob("fusion_weights.json")
+    """The published method's direction, by channel."""
+    (path,) = (place / "published").rglob("fusion_weights.json")
     told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return {name: float(value) for name, value in told["shared"]["direction"].items()}
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from medrag_lightning.losses import confidence_labels, info_nce, listwise, mean_counted, posterior_kl
+from medrag_lightning.losses import confidence_labels, info_nce, listwise, marginal, mean_counted, posterior_kl
 
 TAU = 0.07
-KINDS = ["hard", "listwise", "kl"]
+KINDS = ["hard", "listwise", "kl", "marginal"]
 
 
 def values(kind, score_BK, confidence_BK, valid_BK=None, tau=TAU, negatives=8):
@@ -17,6 +17,8 @@ def values(kind, score_BK, confidence_BK, valid_BK=None, tau=TAU, negatives=8):
         known = confidence_BK.masked_fill(~valid_BK, -torch.inf)
         rank_BK = known.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         return info_nce(score_BK, *confidence_labels(confidence_BK, rank_BK, valid_BK, negatives), tau)
+    if kind == "marginal":
+        return marginal(score_BK, confidence_BK, valid_BK, tau)
     function = listwise if kind == "listwise" else posterior_kl
     return function(score_BK, confidence_BK, valid_BK, tau, 0.5)
 
@@ -64,6 +66,18 @@ def test_distributions_by_hand(kind):
     q = torch.softmax(c / 0.5, 1) if kind == "listwise" else c**2 / (c**2).sum()
     expected = -(q * p.log()).sum() if kind == "listwise" else (q * (q / p).log()).sum()
     assert float(values(kind, score, confidence)[0]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_marginal_by_hand_and_equally_good_candidates_share():
+    score, confidence = torch.tensor([[0.1, 0.3, 0.2]], requires_grad=True), torch.tensor([[0.2, 0.9, 0.9]]).log()
+    nll, _ = marginal(score, confidence, torch.ones(1, 3, dtype=torch.bool), TAU)
+    p = torch.softmax(score.detach().double() / TAU, 1)
+    assert float(nll.detach()) == pytest.approx(-math.log(float((p * confidence.double().exp()).sum())), rel=1e-6)
+    nll.sum().backward()
+    q = p * confidence.double().exp()
+    torch.testing.assert_close(score.grad, ((p - q / q.sum()) / TAU).float())
+    sharp = torch.tensor([[-9.0, 9.0, 9.0]])
+    assert float(marginal(sharp, confidence, torch.ones(1, 3, dtype=torch.bool), TAU)[0]) == pytest.approx(-math.log(0.9))
 
 
 def test_perfect_values():

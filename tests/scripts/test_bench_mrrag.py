@@ -45,10 +45,11 @@ def write(place: Path) -> None:
     rows.append({**rows[0], "regime": "retrieved", "choices": (), "query_id": "open"})
     (place / "test" / "predictions" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     metric = {"closed_accuracy": {"value": 0.5}}
-    (place / "test" / "results.json").write_text(json.dumps({"rows": [{"system": "majority", "need": None, "metrics": metric}]}))
-    (place / "fusion" / "checkpoints").mkdir(parents=True)
+    rows = [{"system": "majority", "need": None, "metrics": metric}]
+    (place / "test" / "results.json").write_text(json.dumps({"rows": rows}))
+    (place / "published" / "checkpoints").mkdir(parents=True)
     weights = {"shared": {"direction": {"image_to_text": 0.6, "text_to_text": 0.8}, "norm": 3.0}}
-    (place / "fusion" / "checkpoints" / "fusion_weights.json").write_text(json.dumps(weights))
+    (place / "published" / "checkpoints" / "fusion_weights.json").write_text(json.dumps(weights))
 
 
 def test_counts_by_hand(mrrag, tmp_path, capsys):
@@ -67,4 +68,4 @@ def test_counts_by_hand(mrrag, tmp_path, capsys):
     assert told["weights"] == [{"image_to_text": 0.6, "text_to_text": 0.8}] * 2
     printed = capsys.readouterr().out
     assert "| floor: majority | 0.500 | |" in printed
-    assert "Fusion weights by seed: image_to_text 0.60, text_to_text 0.80" in printed
+    assert "Published weights by seed: image_to_text 0.60, text_to_text 0.80" in printed

@@ -1,9 +1,9 @@
 """scripts/bench/evaluate.py on the toy: one seed, with and without retrieval, and a second call that trains nothing."""
 
 import importlib.util
-import sys
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest

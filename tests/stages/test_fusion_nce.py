@@ -20,7 +20,10 @@ FAST = partial(torch.optim.Adam, lr=0.05)
 TRUE = direction(ALPHA_BETA_GAMMA)
 
 
-@pytest.mark.parametrize("settings", [{}, {"loss": "listwise", "tau": 0.3}, {"loss": "kl", "tau": 1.0}])
+LOSSES = [{}, {"loss": "listwise", "tau": 0.3}, {"loss": "kl", "tau": 1.0}, {"loss": "marginal", "tau": 0.3}]
+
+
+@pytest.mark.parametrize("settings", LOSSES)
 def test_planted_weights_are_found(tmp_path, settings):
     """R01, for each loss, from reader's confidences with noise; and the order they give is better than any one similarity's."""
     module = stage(FAST, **settings)
