@@ -28,6 +28,7 @@ import numpy as np
 
 from medrag_lightning.metrics import Unit, cluster_of
 from medrag_lightning.metrics.bootstrap import Floats, Statistic, ratio
+from medrag_lightning.records import Query
 
 sys.path.insert(0, str(Path(__file__).parent))
 from over_seeds import (  # type: ignore[import-not-found]
@@ -81,6 +82,7 @@ def report(data: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
         print(f"| floor: {name} | {value:.3f} | |")
     steered = [(name, "mcr") for name in runs[0] if name.startswith("mcr + ")]
     told["differences"] = _print_differences(runs, [*COMPARED, *steered], ids, clusters)
+    told["relevance"] = _print_relevance(runs, queries, clusters)
     told["noise"] = _print_noise(runs, noisy, clusters)
     told["weights"] = [_weights(place) for place in places]
     print("\nPublished weights by seed: " + "; ".join(map(_words, told["weights"])) + ".")
@@ -132,6 +134,38 @@ def _print_differences(
         told[f"{mine} - {theirs}"] = interval(over(gained_N, np.ones(len(ids))), [clusters[query] for query in ids])
         print(f"| {mine} minus {theirs} | {cell(told[f'{mine} - {theirs}'], signed=True)} |")
     return told
+
+
+def _print_relevance(
+    runs: Sequence[dict[str, Rows]], queries: Mapping[str, Query], clusters: Mapping[str, str]
+) -> dict[str, Any]:
+    """Generated worlds know which documents are right: how often one comes first, their share of the K, `mcr` against all."""
+    ids = [query for query in sorted(runs[0][DIRECT]) if queries[query].relevant_ids]
+    if not ids:
+        return {}
+    units = [clusters[query] for query in ids]
+    searched = [name for name in runs[0] if name not in OWN.values() or name == DIRECT]
+    share = {name: np.mean([[_relevant(one[name][q], queries[q]) for q in ids] for one in runs], axis=0) for name in searched}
+    told: dict[str, Any] = {"questions": len(ids)}
+    print(f"\n| documents known to be right, {len(ids)} questions | first | minus, of mcr | share of K | minus, of mcr |")
+    print("|---|---|---|---|---|")
+    for name in searched:
+        if name.startswith("mcr + "):
+            continue
+        cells: list[list[float] | None] = []
+        for part in (0, 1):
+            cells.append(interval(over(share[name][:, part], np.ones(len(ids))), units))
+            gained_N = share["mcr"][:, part] - share[name][:, part]
+            cells.append(interval(over(gained_N, np.ones(len(ids))), units) if name != "mcr" else None)
+        told[name] = cells
+        print(f"| {name} | " + " | ".join(cell(each, bool(place % 2)) for place, each in enumerate(cells)) + " |")
+    return told
+
+
+def _relevant(row: Mapping[str, Any], query: Query) -> tuple[float, float]:
+    """Whether the first document that was shown is right, and the share of right ones."""
+    hits = [name in query.relevant_ids for name in row["cited"]]
+    return float(hits[0]), float(np.mean(hits))
 
 
 def _print_noise(runs: Sequence[dict[str, Rows]], noisy: Sequence[Noisy], clusters: Mapping[str, str]) -> dict[str, Any]:

@@ -28,7 +28,11 @@ def mrrag(monkeypatch):
     spec = importlib.util.spec_from_file_location("bench_mrrag", BENCH / "mrrag.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    queries = {name: Query(name, "?", None, gold, CHOICES, AnswerType.CLOSED) for name, gold in GOLD.items()}
+    right = {"q0": ("d0",), "q1": ("d0", "d2")}
+    queries = {
+        name: Query(name, "?", None, gold, CHOICES, AnswerType.CLOSED, relevant_ids=right.get(name, ()))
+        for name, gold in GOLD.items()
+    }
     monkeypatch.setattr(module, "test_queries", lambda config: queries)
     return module
 
@@ -41,6 +45,7 @@ def write(place: Path) -> None:
             for (name, gold), right in zip(GOLD.items(), answered or "", strict=False):
                 answer = gold if right == "1" else CHOICES[gold == "yes"]
                 row = {"query_id": name, "regime": regime, "system": system, "choices": CHOICES, "gold": gold, "noise": noise}
+                row["cited"] = ["d0", "d2"] if system == "mcr" else ["d1", "d2"]
                 rows.append({**row, "answer": answer, "correct": right == "1"})
     rows.append({**rows[0], "regime": "retrieved", "choices": (), "query_id": "open"})
     (place / "test" / "predictions" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -60,6 +65,12 @@ def test_counts_by_hand(mrrag, tmp_path, capsys):
     assert told["systems"]["no retrieval"]["accuracy"][0] == 0.5
     assert told["differences"]["mcr - image to text"][0] == 0.75
     assert told["differences"]["mcr + paper - mcr"][0] == -0.25
+    relevance = told["relevance"]
+    assert relevance["questions"] == 2
+    first, _, share, _ = relevance["mcr"]
+    assert first[0] == 1
+    assert share[0] == 0.75
+    assert relevance["direct concatenation"][3][0] == 0.75 - 0.25
     irrelevant = told["noise"]["irrelevant"]
     assert irrelevant["direct concatenation"]["loss"][0] == 0.75
     assert irrelevant["mcr"]["share"][0] == pytest.approx(1 / 3)
