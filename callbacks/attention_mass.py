@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 
 from callbacks.attention_plot import draw_mass
@@ -59,12 +59,14 @@ class AttentionMassWriter(L.Callback):
     Args:
         batches: the first so many of each system, on each process; null for all.
         folder: where to; by default the run folder.
+        systems: those that are looked at, as results tables call them (``retrieved``, ``no retrieval``, names of rivals); null
+            for all.
     """
 
-    def __init__(self, batches: int | None = 4, folder: str | None = None) -> None:
+    def __init__(self, batches: int | None = 4, folder: str | None = None, systems: list[str] | None = None) -> None:
         if batches is not None and batches < 1:
             raise ValueError(f"batches must be at least 1, or null for all, got {batches}")
-        self.batches, self.folder = batches, folder
+        self.batches, self.folder, self.systems = batches, folder, systems
         self._systems: dict[str, SystemMass] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -127,6 +129,8 @@ class AttentionMassWriter(L.Callback):
 
     def _look(self, stage: L.LightningModule, batch: ReaderBatch) -> None:
         system = self._system_of(batch.examples[0])
+        if system is None:
+            return
         system.batches += 1
         if self.batches is not None and system.batches > self.batches:
             return
@@ -140,8 +144,10 @@ class AttentionMassWriter(L.Callback):
             for prompt, place in enumerate(part.query_of_prompt):
                 system.seen[batch.examples[place].query.id].append((segment_PLS[prompt], document_PLK[prompt]))
 
-    def _system_of(self, example: Example) -> SystemMass:
+    def _system_of(self, example: Example) -> SystemMass | None:
         name = example.system or SYSTEM_NAMES[example.regime]
+        if self.systems is not None and name not in self.systems:
+            return None
         key = f"{name} {example.noise}"
         return self._systems.setdefault(key, SystemMass(name, example.noise))
 
@@ -152,6 +158,8 @@ class AttentionMassWriter(L.Callback):
             torch.distributed.all_gather_object(gathered, self._systems)
         self._systems = {}
         table = mass_table(_merged(gathered), split)
+        if trainer.is_global_zero:
+            _tell_unknown(self.systems or [], [system["name"] for system in table["systems"]])
         if not trainer.is_global_zero or not table["systems"]:
             return
         folder = Path(self.folder) if self.folder else run_folder(trainer)
@@ -160,6 +168,11 @@ class AttentionMassWriter(L.Callback):
         write_bytes(folder / f"{name}.csv", as_csv(table))
         write_bytes(folder / "plots" / f"{name}.png", draw_mass(table))
         rank_zero_info(f"attention mass of {len(table['systems'])} systems, layer by layer: {folder / name}.json")
+
+
+def _tell_unknown(asked: Sequence[str], found: Sequence[str]) -> None:
+    if unknown := sorted(set(asked) - set(found)):
+        rank_zero_warn(f"AttentionMassWriter: systems names {', '.join(unknown)}, which this run does not have")
 
 
 def mass_table(systems: Sequence[SystemMass], split: str) -> dict[str, Any]:

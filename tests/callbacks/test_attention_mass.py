@@ -79,6 +79,13 @@ def test_a_row_a_system_and_predictions_as_without_it(tmp_path: Path) -> None:
     assert (made.mark_roles, without.mark_roles) == (True, False)
 
 
+def test_some_systems_alone_are_looked_at_and_unknown_names_are_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="systems names bm25, which this run does not have"):
+        look(tmp_path, AttentionMassWriter(systems=["mcr", "bm25"]), evidence=TOGETHER)
+    found = json.loads((tmp_path / "attention_mass.json").read_text())
+    assert [system["name"] for system in found["systems"]] == ["mcr"]
+
+
 def test_a_real_reader_is_looked_at_as_it_is_steered(tmp_path: Path) -> None:
     """The rival finds the same candidates, and is steered so strongly that the first gets all attention."""
     settings = {"evidence": TOGETHER, "steering": {"mcr": Steering("pasta", "all", gain=1e-6)}}
