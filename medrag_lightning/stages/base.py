@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from medrag_lightning import __version__
@@ -134,10 +135,10 @@ class Stage(L.LightningModule):
 
     def load_weights_from(self, path: str) -> None:
         """Starts from another run's checkpoint: weights only; step, optimizer and data position begin anew."""
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        self.accept(checked_description(checkpoint, self.stage_name, path))
-        self._check_names(checkpoint["state_dict"])
-        self.load_state_dict(checkpoint["state_dict"], strict=False)
+        description, weights = read_checkpoint(path, self.stage_name)
+        self.accept(description)
+        self._check_names(weights)
+        self.load_state_dict(weights, strict=False)
 
     def _check_names(self, state: Iterable[str]) -> None:
         missing, unknown = self.trainable_names() - set(state), set(state) - set(self.state_dict())
@@ -147,6 +148,14 @@ class Stage(L.LightningModule):
                 f"{sorted(missing)[:3]} and holds {len(unknown)} unknown ones {sorted(unknown)[:3]}. "
                 "Was it trained with another adapter, freeze or model size?"
             )
+
+
+def read_checkpoint(path: str, stage: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and trained weights of a checkpoint of `stage`; ValueError if there is none, or one of another stage."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: there is no such checkpoint; fit stage {stage} first, or correct the path")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    return checked_description(checkpoint, stage, path), checkpoint["state_dict"]
 
 
 def checked_description(checkpoint: dict[str, Any], stage: str, where: str | Path) -> dict[str, Any]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import lightning as L
-import torch
+from torch import nn
 
 from medrag_lightning.interfaces import Reader
 from medrag_lightning.prompts import PromptTemplate
-from medrag_lightning.stages.base import checked_description
+from medrag_lightning.stages.base import read_checkpoint
 
 
-def load_reader(stage: L.LightningModule, reader: Reader, init_from: str, template: PromptTemplate | None) -> dict[str, Any]:
+def load_reader(stage: nn.Module, reader: Reader, init_from: str, template: PromptTemplate | None) -> dict[str, Any]:
     """Puts the trained weights of checkpoint `init_from` into `stage`, whose attribute ``reader`` is `reader`.
 
     Args:
@@ -28,21 +27,20 @@ def load_reader(stage: L.LightningModule, reader: Reader, init_from: str, templa
     Raises:
         ValueError: the checkpoint is of another stage, template or reader.
     """
-    checkpoint = torch.load(init_from, map_location="cpu", weights_only=True)
-    description = checked_description(checkpoint, "reader_raft", init_from)
+    description, weights = read_checkpoint(init_from, "reader_raft")
     if template is not None and description["template"] != template.fingerprint():
         raise ValueError(
-            f"the reader was trained with prompt order {description['prompt_order']!r} and another template than this "
-            "run's. Give its template (model.init_args.template of its config.yaml), or "
-            "--model.init_args.allow_prompt_change true."
+            f"{init_from}: the reader was trained with prompt order {description['prompt_order']!r} and another template than "
+            "this run's. Give its template (model.init_args.template of its config.yaml); in stages that have it, "
+            "--model.init_args.allow_prompt_change true reads on all the same."
         )
     reader.restore(description["reader"])
-    lacking, unknown = stage.load_state_dict(checkpoint["state_dict"], strict=False)
+    lacking, unknown = stage.load_state_dict(weights, strict=False)
     _check(stage, init_from, lacking, unknown)
     return description
 
 
-def _check(stage: L.LightningModule, init_from: str, lacking: Iterable[str], unknown: Iterable[str]) -> None:
+def _check(stage: nn.Module, init_from: str, lacking: Iterable[str], unknown: Iterable[str]) -> None:
     unknown = sorted(unknown)
     missing = sorted({name for name, p in stage.named_parameters() if p.requires_grad}.intersection(lacking))
     if missing or unknown:

@@ -23,7 +23,7 @@ from medrag_lightning.batches import FusionBatch
 from medrag_lightning.interfaces import Feed, LearnedFusion
 from medrag_lightning.losses import FusionLoss
 from medrag_lightning.records import Channel
-from medrag_lightning.stages.base import Schedule, Stage, checked_description
+from medrag_lightning.stages.base import Schedule, Stage, read_checkpoint
 from medrag_lightning.stages.fusion_metrics import baseline_scores, order_metrics, spread
 from medrag_lightning.stages.fusion_objective import FusionObjective
 from medrag_lightning.stages.fusion_report import as_text, comparison, one_line, readable_weights
@@ -100,9 +100,8 @@ class FusionNce(Stage):
 
     def load_weights_from(self, path: str) -> None:
         """Starts from another run's weights."""
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        description = checked_description(checkpoint, self.stage_name, path)
-        self.fusion.start_from(description["fusion"], _of_fusion(checkpoint), path)
+        description, weights = read_checkpoint(path, self.stage_name)
+        self.fusion.start_from(description["fusion"], _of_fusion(weights), path)
 
     def describe(self) -> dict[str, Any]:
         """The fusion."""
@@ -147,8 +146,8 @@ class FusionNce(Stage):
         best = keeper.best_model_path if keeper is not None else ""
         fusion: Any = copy.deepcopy(self.fusion).cpu()  # type: ignore[attr-defined]
         if best:
-            checkpoint = torch.load(best, map_location="cpu", weights_only=True)
-            fusion.start_from(checkpoint["medrag"]["description"]["fusion"], _of_fusion(checkpoint), best)
+            description, weights = read_checkpoint(best, self.stage_name)
+            fusion.start_from(description["fusion"], _of_fusion(weights), best)
         loaders = [] if fusion.is_shared else self.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
         told = readable_weights(fusion, (batch for loader in loaders for batch in loader))
         folder = Path(best).parent if best else Path(self.trainer.default_root_dir)
@@ -206,5 +205,5 @@ class _Picked:
         return batch.only(self.channels)
 
 
-def _of_fusion(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    return {name.removeprefix("fusion."): value for name, value in checkpoint["state_dict"].items()}
+def _of_fusion(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("fusion."): value for name, value in weights.items()}

@@ -12,8 +12,8 @@ from torch import nn
 from medrag_lightning.batches import ReaderBatch
 from medrag_lightning.interfaces import Reader
 from medrag_lightning.prompts import PromptTemplate
-from medrag_lightning.stages.base import checked_description
 from medrag_lightning.stages.distill_collator import DistillBatch
+from medrag_lightning.stages.frozen_reader import load_reader
 from medrag_lightning.stages.raft_collator import RaftCollator
 
 
@@ -42,15 +42,7 @@ class LiveReading(nn.Module):
         if self.checkpoint is None:
             self.reader.prepare(texts)
         else:
-            saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-            description = checked_description(saved, "reader_raft", self.checkpoint)
-            if description["template"] != self.template.fingerprint():
-                raise ValueError(f"{self.checkpoint}: the reader was trained with another prompt template; give its template")
-            self.reader.restore(description["reader"])
-            trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-            lacking, unknown = self.load_state_dict(saved["state_dict"], strict=False)
-            if missing := sorted(trained.intersection(lacking)) or unknown:
-                raise ValueError(f"{self.checkpoint} does not fit this reader, by weights such as {missing[0]!r}")
+            load_reader(self, self.reader, self.checkpoint, self.template)
         self.requires_grad_(False).eval()
 
     def collator(self) -> RaftCollator:

@@ -19,7 +19,7 @@ from medrag_lightning.batches import DistillExample
 from medrag_lightning.interfaces import Feed, QueryTowers, Reader
 from medrag_lightning.losses import Gold, Prior, Reduction
 from medrag_lightning.prompts import PromptTemplate
-from medrag_lightning.stages.base import Schedule, Stage, checked_description
+from medrag_lightning.stages.base import Schedule, Stage, read_checkpoint
 from medrag_lightning.stages.distill_collator import DistillBatch, DistillCollator
 from medrag_lightning.stages.distill_metrics import oracle, pool_metrics
 from medrag_lightning.stages.distill_objective import Objective
@@ -144,9 +144,8 @@ class RetrieverKl(Stage):
 
     def load_weights_from(self, path: str) -> None:
         """Starts from another run's heads; those of sides that do not train here are carried along, frozen."""
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        description = checked_description(checkpoint, self.stage_name, path)
-        weights = {name.removeprefix("heads."): value for name, value in checkpoint["state_dict"].items()}
+        description, state = read_checkpoint(path, self.stage_name)
+        weights = {name.removeprefix("heads."): value for name, value in state.items()}
         self.heads.start_from(description["heads"], weights, path)
 
     def describe(self) -> dict[str, Any]:
