@@ -1,7 +1,6 @@
 """Learned fusion: planted weights (R01), scopes against the published one, checkpoints, resume, numbers, readable weights."""
 
 import json
-import logging
 from functools import partial
 
 import numpy as np
@@ -14,6 +13,7 @@ from medrag_lightning.batches import FusionBatch
 from medrag_lightning.interfaces import ServedStage
 from medrag_lightning.models.similarity_fusion import TrainedFusion
 from medrag_lightning.records import Channel
+from medrag_lightning.stages import fusion_nce
 from medrag_lightning.stages.fusion_metrics import order_metrics
 
 FAST = partial(torch.optim.Adam, lr=0.05)
@@ -134,9 +134,10 @@ def test_chance_ties_and_queries_that_tell_nothing_in_the_numbers():
 
 
 @pytest.mark.parametrize("scope", ["global", "per_modality", "per_query"])
-def test_a_checkpoint_resumes_searches_and_is_told_in_words(tmp_path, scope, caplog):
+def test_a_checkpoint_resumes_searches_and_is_told_in_words(tmp_path, scope, monkeypatch):
     """Ten epochs at once, or five and five more; the best checkpoint's weights are written beside it."""
-    caplog.set_level(logging.INFO)
+    said = []
+    monkeypatch.setattr(fusion_nce, "rank_zero_info", said.append)
     train, val = by_modality(600), by_modality(300, seed=1)
 
     def run(folder, epochs, resume=None):
@@ -165,7 +166,7 @@ def test_a_checkpoint_resumes_searches_and_is_told_in_words(tmp_path, scope, cap
     assert {"by_modality", "over_queries"} & set(told) == kinds
     for kind in kinds:
         assert {name.casefold() for name in told[kind]} == {"ct", "mr"}
-    assert "fusion weights (" in caplog.text
+    assert said[0].startswith("fusion weights (")
 
 
 def test_another_scope_starts_from_the_published_weights(tmp_path):
