@@ -9,12 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-SteeringPolicy = Literal["paper", "centred", "mass_preserving", "learned", "pai", "pasta", "knockout"]
+SteeringPolicy = Literal["paper", "centred", "mass_preserving", "document_prior", "learned", "pai", "pasta", "knockout"]
 """`paper`: MR-RAG's IFA, logit + lambda_k |logit| from question rows to the tokens of document k. `centred`: lambda minus its
 mean over the documents. `mass_preserving`: as `paper`, redistributed within the documents' mass; image and question keep
-theirs. `learned`: `paper` times a trained factor a layer. `pai`: logit + gain |logit| on the query image's tokens, from the
-last row (PAI, ECCV 2024). `pasta`: log(gain) on everything but the best document, in chosen heads (PASTA, ICLR 2024).
-`knockout`: no attention along `direction`, to find out where it matters."""
+theirs. `document_prior`: logit + lambda_k, the same for all tokens of a document, redistributed likewise: attention on
+document k is multiplied with e^(gain lambda_k), as by a retriever's prior (ours). `learned`: `paper` times a trained factor a
+layer. `pai`: logit + gain |logit| on the query image's tokens, from the last row (PAI, ECCV 2024). `pasta`: log(gain) on
+everything but the best document, in chosen heads (PASTA, ICLR 2024). `knockout`: no attention along `direction`, to find out
+where it matters."""
 
 Direction = Literal["evidence_to_question", "image_to_question", "evidence_to_last", "question_to_last"]
 """From which tokens (columns) to which (rows): what knockout blocks."""
@@ -35,8 +37,8 @@ class Steering:
     Args:
         policy: what is added to attention logits before the softmax; see `SteeringPolicy`.
         layers: decoder layers that are steered, from 0; ``all``; or ``critical``, as stage `critical_layers` found them.
-        gain: strength: factor of lambda (paper, centred, mass_preserving: 1 as published; pai: 0.2), or what attention of the
-            rest is multiplied with (pasta: 0.01). `knockout` takes none.
+        gain: strength: factor of lambda (1 as published; document_prior: 4; pai: 0.2), or what attention of the rest is
+            multiplied with (pasta: 0.01). `knockout` takes none.
         direction: what `knockout` blocks.
         heads: heads that `pasta` steers; null for all.
         steer_generated: also steer the rows of generated and scored answer tokens, as if they were question tokens.

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
-from medrag_lightning.interfaces import CandidateSource, SimilarityFusion, SimilaritySource
+from medrag_lightning.interfaces import CandidateSource, SimilaritySource
 from medrag_lightning.records import Channel, Query
 
 CHUNK = 4096  # queries whose similarities are held at once
@@ -15,11 +13,10 @@ CHUNK = 4096  # queries whose similarities are held at once
 
 @runtime_checkable
 class Fused(Protocol):
-    """A source whose candidates are scored by a fusion of similarities."""
+    """A source whose candidates are scored by a fusion of similarities, relative to the other candidates of the query."""
 
-    @property
-    def fusion(self) -> SimilarityFusion:
-        """What turns similarities into scores."""
+    def fused_scores(self, queries: Sequence[Query], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The scores of documents as if they stood among the candidates that the source finds."""
         ...
 
 
@@ -42,15 +39,15 @@ def own_scores(
             f"noise.scores=own: the source of {system!r}, {type(source).__name__}, cannot tell how similar a document is that "
             "it did not find; use kept, or LiveSearch or FusedSearch"
         )
-    fusion = source.fusion if isinstance(source, Fused) else None
+    fused = source if isinstance(source, Fused) else None
     asked = sorted({channel for row in channels for channel in row})
-    if Channel.GIVEN in asked or (Channel.FUSED in asked and fusion is None):
+    if Channel.GIVEN in asked or (Channel.FUSED in asked and fused is None):
         told = ", ".join(map(str, asked))
         raise ValueError(f"noise.scores=own: candidates of {system!r} have scores of no similarity (channels {told}); use kept")
     scores: list[list[float]] = []
     for start in range(0, len(queries), CHUNK):
         part = slice(start, start + CHUNK)
-        by_channel = {channel: _scores(source, fusion, queries[part], ids[part], channel) for channel in asked}
+        by_channel = {channel: _scores(source, fused, queries[part], ids[part], channel) for channel in asked}
         for row, mine in enumerate(channels[part]):
             scores.append([by_channel[channel][row][place] for place, channel in enumerate(mine)])
     return scores
@@ -58,17 +55,12 @@ def own_scores(
 
 def _scores(
     source: SimilaritySource,
-    fusion: SimilarityFusion | None,
+    fused: Fused | None,
     queries: Sequence[Query],
     ids: Sequence[Sequence[str]],
     channel: Channel,
 ) -> list[list[float]]:
     if channel is not Channel.FUSED:
         return [found_KM[:, 0].tolist() for found_KM in source.similarities(queries, ids, [channel])]
-    assert fusion is not None
-    found = source.similarities(queries, ids, fusion.channels)
-    similarity_BKM = np.full((len(queries), max(map(len, ids), default=0), len(fusion.channels)), np.nan, np.float32)
-    for place, found_KM in enumerate(found):
-        similarity_BKM[place, : len(found_KM)] = found_KM
-    score_BK = fusion.scores(similarity_BKM, queries)
-    return [score_BK[place, : len(row)].tolist() for place, row in enumerate(ids)]
+    assert fused is not None
+    return fused.fused_scores(queries, ids)

@@ -6,7 +6,7 @@ with their `roles`. Without it, and where strength is 0, the model runs as if th
 
 Which rows and columns a policy joins:
 
-    paper, centred, mass_preserving, learned, pasta    question (or all from the question on: `rows`) -> evidence
+    most policies                                      question (or all from the question on: `rows`) -> evidence
     pai                                                last prompt token -> query image
     knockout                                           as its direction says
 
@@ -34,7 +34,6 @@ from medrag_lightning.models.steering_policies import centred, document_strength
 logger = logging.getLogger(__name__)
 
 EVIDENCE = (Role.EVIDENCE_IMAGE, Role.EVIDENCE_TEXT)
-_BY_STRENGTH = ("paper", "centred", "mass_preserving", "learned")
 _LANGUAGE: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
 
 

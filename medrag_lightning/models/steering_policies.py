@@ -44,8 +44,10 @@ def steered_logits(
         policy: see `SteeringPolicy`.
         logits_BHRS: raw logits.
         visible_BRS: bool, the columns that a row may see.
-        weight_BRS: what |logit| is multiplied with; 0 where nothing is to change. Not read by `pasta` and `knockout`.
-        source_BRS: bool: all tokens of documents (mass_preserving), the best document (pasta), what is blocked (knockout).
+        weight_BRS: what |logit| is multiplied with (document_prior: what is added); 0 where nothing is to change. Not read by
+            `pasta` and `knockout`.
+        source_BRS: bool: all tokens of documents (mass_preserving, document_prior), the best document (pasta), what is blocked
+            (knockout).
         gain: for `pasta`, (H,): what attention on all but `source` is multiplied with in each head, before it is normalised.
 
     Returns:
@@ -56,8 +58,9 @@ def steered_logits(
     if policy == "pasta":
         # log(gain) less on the source is log(gain) more on the rest: a softmax knows differences only.
         return logits_BHRS - source_BRS[:, None] * gain.log()[:, None, None], visible_BRS
-    steered_BHRS = logits_BHRS + weight_BRS[:, None] * logits_BHRS.abs()
-    if policy == "mass_preserving":
+    unit_BHRS = torch.ones_like(logits_BHRS) if policy == "document_prior" else logits_BHRS.abs()
+    steered_BHRS = logits_BHRS + weight_BRS[:, None] * unit_BHRS
+    if policy in ("mass_preserving", "document_prior"):
         inside_BRS = visible_BRS & source_BRS
         moved_BHR1 = _log_mass(logits_BHRS, inside_BRS) - _log_mass(steered_BHRS, inside_BRS)
         return torch.where(source_BRS[:, None], steered_BHRS + moved_BHR1, logits_BHRS), visible_BRS

@@ -61,8 +61,19 @@ class FusedSearch:
         for start in range(0, len(queries), CHUNK):
             part = queries[start : start + CHUNK]
             pools = [_distinct(one.candidates)[: self.candidates] for one in self.pool.retrieve(part)]
-            scores = self._scores(part, pools)
+            scores = self._scores(part, [[candidate.id for candidate in pool] for pool in pools])
             found += [self._best(*one, provenance) for one in zip(part, pools, scores, strict=True)]
+        return found
+
+    def fused_scores(self, queries: Sequence[Query], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """f of documents as if they stood in their query's pool, within which similarities are compared; NaN without any."""
+        found: list[list[float]] = []
+        for start in range(0, len(queries), CHUNK):
+            part, mine = queries[start : start + CHUNK], ids[start : start + CHUNK]
+            pools = [[c.id for c in _distinct(one.candidates)[: self.candidates]] for one in self.pool.retrieve(part)]
+            beside = [list(dict.fromkeys([*pool, *row])) for pool, row in zip(pools, mine, strict=True)]
+            score_BK = self._scores(part, beside)
+            found += [[float(score_BK[b, beside[b].index(name)]) for name in row] for b, row in enumerate(mine)]
         return found
 
     def document_vectors(self, side: Side, ids: Sequence[str]) -> NDArray[np.float32]:
@@ -79,11 +90,11 @@ class FusedSearch:
         """Pool, fusion, and how many candidates are re-ranked and kept."""
         return fingerprint("fused", self.pool.fingerprint(), self.fusion.fingerprint(), [self.top, self.candidates])
 
-    def _scores(self, queries: Sequence[Query], pools: Sequence[Sequence[Candidate]]) -> NDArray[np.float32]:
+    def _scores(self, queries: Sequence[Query], ids: Sequence[Sequence[str]]) -> NDArray[np.float32]:
         """f (B, K), padded with NaN."""
         channels = self.fusion.channels
-        found = self.pool.similarities(queries, [[candidate.id for candidate in pool] for pool in pools], channels)
-        similarity_BKM = np.full((len(queries), max(map(len, pools)), len(channels)), np.nan, np.float32)
+        found = self.pool.similarities(queries, ids, channels)
+        similarity_BKM = np.full((len(queries), max(map(len, ids)), len(channels)), np.nan, np.float32)
         for place, found_KM in enumerate(found):
             similarity_BKM[place, : len(found_KM)] = found_KM
         return self.fusion.scores(similarity_BKM, queries)

@@ -293,12 +293,8 @@ class Similar(ToySource):
 class Doubled(Similar):
     """A fused source: twice the similarity."""
 
-    class fusion:  # noqa: N801
-        channels = (Channel.IMAGE_TO_IMAGE, Channel.TEXT_TO_TEXT)
-
-        @staticmethod
-        def scores(similarity_BKM, queries):
-            return 2 * similarity_BKM[:, :, 0]
+    def fused_scores(self, queries, ids):
+        return [(2 * found_KM[:, 0]).tolist() for found_KM in self.similarities(queries, ids, [Channel.IMAGE_TO_IMAGE])]
 
 
 @pytest.mark.parametrize(("source", "channel", "factor"), [(Similar, Channel.IMAGE_TO_TEXT, 1), (Doubled, Channel.FUSED, 2)])

@@ -23,6 +23,7 @@ STEERINGS = {
     "one layer": Steering("paper", [0]),
     "centred": Steering("centred", "all"),
     "mass_preserving": Steering("mass_preserving", "all", gain=2.0),
+    "document_prior": Steering("document_prior", "all", gain=3.0),
     "learned": Steering("learned", "all"),
     "pai": Steering("pai", "all", gain=0.7),
     "pasta": Steering("pasta", "all", gain=0.1, heads=[1]),
@@ -97,6 +98,8 @@ def _row(told: Told, layer: int, i: int, columns: list[int], logits_HS: Tensor) 
         k = document[j]
         if steering.policy in ("paper", "learned", "mass_preserving") and k >= 0:
             made_HS[:, j] += factor * steering.gain * strength[k] * logits_HS[:, j].abs()
+        if steering.policy == "document_prior" and k >= 0:
+            made_HS[:, j] += steering.gain * strength[k]
         if steering.policy == "centred" and k >= 0:
             made_HS[:, j] += steering.gain * (strength[k] - mean) * logits_HS[:, j].abs()
         if steering.policy == "pai" and role[j] == PLACE[Role.QUERY_IMAGE]:
@@ -108,7 +111,7 @@ def _row(told: Told, layer: int, i: int, columns: list[int], logits_HS: Tensor) 
         if steering.policy == "knockout" and columns[j] != i and source[steering.direction.split("_")[0]]:
             made_HS[:, j] = -torch.inf
     weights_HS = made_HS.softmax(-1)
-    if steering.policy == "mass_preserving":
+    if steering.policy in ("mass_preserving", "document_prior"):
         inside = torch.tensor([k >= 0 for k in document])
         shared_HS = made_HS[:, inside].softmax(-1) * plain_HS[:, inside].sum(-1, keepdim=True)
         weights_HS = plain_HS.clone()

@@ -104,6 +104,22 @@ def test_order_is_by_the_weighted_sum_of_standardised_similarities(world, tmp_pa
         assert {c.channel for c in one.candidates} == {Channel.FUSED}
 
 
+def test_a_document_put_in_by_hand_is_scored_beside_the_pool_and_not_beside_its_likes_alone(world, tmp_path):
+    weights = {"image_to_text": 0.5, "image_to_image": 0.3, "text_to_text": 0.2}
+    source = ready(world, tmp_path, FusedSearch(LiveSearch(OneSpace(64), {"image_to_image": 2}), FixedFusion(weights), top=2))
+    everything = [d.id for d in world.documents]
+    for query, one in zip(world.queries, source.retrieve(world.queries), strict=True):
+        known = [c.id for c in one.candidates]
+        np.testing.assert_allclose(source.fused_scores([query], [known])[0], [c.score for c in one.candidates], atol=1e-5)
+        others = [name for name in everything if name not in known][:2]
+        (cosine,) = source.similarities([query], [[*known, *others]], [Channel(name) for name in weights])
+        spread = np.nanstd(cosine, 0)
+        scaled = np.nan_to_num((cosine - np.nanmean(cosine, 0)) / np.where(spread > 0, spread, 1))
+        by_name = dict(zip([*known, *others], scaled @ np.array(list(weights.values())), strict=True))
+        (told,) = source.fused_scores([query], [others])
+        np.testing.assert_allclose(told, [by_name[name] for name in others], atol=1e-4)
+
+
 def test_one_similarity_alone_ranks_the_pool_as_its_channel_would(world, tmp_path):
     channel = "text_to_text"
     pool = LiveSearch(OneSpace(64), {channel: 8})
