@@ -219,7 +219,9 @@ def test_the_recipe_jomed_runs_from_raw_files_to_its_table(tmp_path, monkeypatch
     few = ["data.init_args.max_train_queries=16", "data.init_args.max_eval_queries=8"]
     steps = ("contrastive", "reader", "text_head", "image_head")
     asked = [f"--set={step}.trainer.max_epochs=1" for step in steps]
-    asked += [f"--set={step}.{setting}" for step in ("reader", "score", "text_head", "image_head", "test") for setting in few]
+    steps = ("reader", "score", "text_head", "image_head", "tune", "test")
+    asked += [f"--set={step}.{setting}" for step in steps for setting in few]
+    asked += [f"--set={step}.data.init_args.regimes=[retrieved, none]" for step in ("tune", "test")]  # too few for poison
     main(["run", "jomed", "--candidates", "2", *asked])
     assert Path("runs/jomed/test/results.json").is_file()
 
@@ -230,8 +232,11 @@ def test_the_recipe_mrrag_runs_from_raw_files_to_its_curves(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     few = ["data.init_args.max_train_queries=16", "data.init_args.max_eval_queries=8"]
     asked = [f"--set={step}.trainer.max_epochs=1" for step in ("contrastive", "reader")]
-    asked += [f"--set={step}.{setting}" for step in ("reader", "score", "fusion", "calibrate", "test") for setting in few]
-    main(["run", "mrrag", "--pool", "4", "--score_queries", "16", *asked, "--set=fusion.trainer.max_steps=50"])
+    steps = ("reader", "score", "published", "fusion", "calibrate", "test")
+    asked += [f"--set={step}.{setting}" for step in steps for setting in few]
+    asked += ["--set=test.data.init_args.regimes=[retrieved, none]"]  # so few questions have no known poison
+    asked += [f"--set={step}.trainer.max_steps=50" for step in ("published", "fusion")]
+    main(["run", "mrrag", "--pool", "4", "--score_queries", "16", *asked])
     for name in ("results.json", "noise.json", "plots/noise.png", "plots/attention_mass.png"):
         assert (Path("runs/mrrag/test") / name).is_file()
     assert Path("runs/mrrag/calibrate/critical_layers.json").is_file()
