@@ -19,7 +19,6 @@ from seed to seed, so a number on it is over (question, seed) pairs. Ends with o
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from over_seeds import (  # type: ignore[import-not-found]
     FLOORS,
     Rows,
-    arguments,
     cell,
     constant_rows,
     interval,
@@ -42,7 +40,7 @@ from over_seeds import (  # type: ignore[import-not-found]
     over,
     predictions,
     right,
-    run_recipe,
+    tell_recipe,
     test_queries,
 )
 
@@ -60,15 +58,7 @@ DISTILLED = ("text head", "image head", "both heads")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is not there yet, prints Markdown tables, then the JSON line."""
-    parser = arguments(__doc__, "runs/jomed", "short names of configs/data files", "run")
-    parser.add_argument("--only_run", action="store_true", help="run, and leave the tables to a later call")
-    asked = parser.parse_args(argv)
-    figures: dict[str, Any] = {}
-    for data in asked.data:
-        seconds = [run_recipe("jomed", data, seed, asked.folder, asked.more) for seed in asked.seeds]
-        if not asked.only_run:
-            figures[data] = report(data, asked.seeds, asked.folder) | {"seconds": seconds}
-    print(json.dumps(figures))
+    tell_recipe("jomed", __doc__, report, argv)
 
 
 def report(data: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:

@@ -34,7 +34,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from over_seeds import (  # type: ignore[import-not-found]
     FLOORS,
     Rows,
-    arguments,
     cell,
     constant_rows,
     interval,
@@ -42,7 +41,7 @@ from over_seeds import (  # type: ignore[import-not-found]
     over,
     predictions,
     right,
-    run_recipe,
+    tell_recipe,
     test_queries,
 )
 
@@ -57,15 +56,7 @@ Noisy = dict[tuple[str, str, float], Rows]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is not there yet, prints Markdown tables, then the JSON line."""
-    parser = arguments(__doc__, "runs/mrrag", "short names of configs/data files", "run")
-    parser.add_argument("--only_run", action="store_true", help="run, and leave the tables to a later call")
-    asked = parser.parse_args(argv)
-    figures: dict[str, Any] = {}
-    for data in asked.data:
-        seconds = [run_recipe("mrrag", data, seed, asked.folder, asked.more) for seed in asked.seeds]
-        if not asked.only_run:
-            figures[data] = report(data, asked.seeds, asked.folder) | {"seconds": seconds}
-    print(json.dumps(figures))
+    tell_recipe("mrrag", __doc__, report, argv)
 
 
 def report(data: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:

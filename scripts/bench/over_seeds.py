@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from medrag_lightning.records import Query
 ROOT = Path(__file__).resolve().parents[2]
 Rows = dict[str, dict[str, Any]]
 """Predictions of one system and seed by query id."""
+Report = Callable[[str, Sequence[int], Path], dict[str, Any]]
+"""Prints the tables of a data set (name, seeds, folder of the runs) and gives their figures."""
 
 # Floors measured on the same files and splits by simple models: PCA + logistic regression on pixels, TF-IDF + logistic
 # regression on the question, the latter with HOG features of the image.
@@ -69,6 +71,26 @@ def run_recipe(recipe: str, data: str, seed: int, folder: Path, more: Sequence[s
     place = folder / f"{data}-seed{seed}"
     command = ["run", recipe, "--folder", str(place), "--data", f"data/{data}", "--seed", str(seed), *more]
     return launch(command, place)
+
+
+def tell_recipe(recipe: str, description: str | None, report: Report, argv: Sequence[str] | None) -> None:
+    """The whole of a script about a recipe: runs what is not there yet, prints `report` of each data set, then the JSON line.
+
+    Args:
+        recipe: its name.
+        description: for ``--help``.
+        report: of one data set.
+        argv: the command line; None for the process's own.
+    """
+    parser = arguments(description, f"runs/{recipe}", "short names of configs/data files", "run")
+    parser.add_argument("--only_run", action="store_true", help="run, and leave the tables to a later call")
+    asked = parser.parse_args(argv)
+    figures: dict[str, Any] = {}
+    for data in asked.data:
+        seconds = [run_recipe(recipe, data, seed, asked.folder, asked.more) for seed in asked.seeds]
+        if not asked.only_run:
+            figures[data] = report(data, asked.seeds, asked.folder) | {"seconds": seconds}
+    print(json.dumps(figures))
 
 
 def test_queries(config: Path) -> dict[str, Query]:
