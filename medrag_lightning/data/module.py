@@ -156,7 +156,7 @@ class MedragData(L.LightningDataModule):
     def duplicated(self, split: str) -> dict[str, bool]:
         """Whether each question of a split has a twin in the corpus, by id (`duplicates`); only those that can be judged."""
         asked = {query.id for every in Split for query in self.split_queries(every)}
-        told = [document for table in (*self.corpus, *self.own_reports) for document in table.documents()]
+        told = [*self.documents(), *(document for table in self.own_reports for document in table.documents())]
         reports = [document for document in told if document.id not in asked]  # others are questions with their answers
         return duplicated_queries(self.split_queries(split), self.documents(), reports, self._image_store())
 
