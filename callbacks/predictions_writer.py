@@ -76,6 +76,7 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
         "gold_logp_nats": None if prediction.gold_logp_nats is None else _finite([prediction.gold_logp_nats])[0],
         "gold_tokens": prediction.gold_tokens,
         "need": prediction.need,
+        "variant": prediction.variant,
         "noise": None if prediction.noise is None else {"kind": str(prediction.noise.kind), "share": prediction.noise.share},
     }
 

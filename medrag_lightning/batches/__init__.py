@@ -12,6 +12,7 @@ list of segments. A *reader batch* is P encoded prompts and the R answer rows th
 """
 
 from medrag_lightning.batches.fusion import FusionBatch
+from medrag_lightning.batches.preference import PreferenceBatch, PreferenceExample
 from medrag_lightning.batches.reading import (
     AnswerRows,
     EncodedPrompts,
@@ -40,6 +41,8 @@ __all__ = [
     "FusionBatch",
     "Pair",
     "PairBatch",
+    "PreferenceBatch",
+    "PreferenceExample",
     "Prompt",
     "ReaderBatch",
     "ReaderPart",

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from medrag_lightning.batches.steering import Steering, TokenRoles
-from medrag_lightning.records import Candidate, Condition, Noise, Query, Regime
+from medrag_lightning.records import Candidate, Condition, Noise, Query, Regime, Variant
 
 
 class Role(StrEnum):
@@ -68,7 +68,7 @@ class Example:
     """One query with the evidence it is read with. `candidate_images[k]` belongs to `candidates[k]`; None if it has none.
 
     `system` names the retriever where several are compared; `condition` is set where the score table asks, `noise` where
-    evidence was spoilt on purpose.
+    evidence was spoilt on purpose, `variant` where something was taken away.
     """
 
     query: Query
@@ -79,6 +79,7 @@ class Example:
     system: str = ""
     condition: Condition | None = None
     noise: Noise | None = None
+    variant: Variant | None = None
 
     def without_images(self) -> Example:
         """The same example without pixels, to keep beside predictions."""
@@ -99,6 +100,8 @@ class EncodedPrompts:
         image_keys: for shared images, `pixel_sha256` of each distinct image: a frozen vision tower sees each key once.
         roles: which token is what, where it was asked for.
         steering: how the reader's attention is to be steered while it reads these prompts; needs `roles`.
+        pack_of_prompt: a number for each prompt; where gradients are wanted, prompts of one number are computed as one sequence
+            that holds what they have in common once. Empty: each by itself.
     """
 
     ids_PT: Tensor
@@ -109,6 +112,7 @@ class EncodedPrompts:
     image_keys: tuple[str, ...] = ()
     roles: TokenRoles | None = None
     steering: Steering | None = None
+    pack_of_prompt: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedPrompts:
         """A copy on `device`."""

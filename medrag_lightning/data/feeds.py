@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from medrag_lightning.data.augment import Augmentation
 from medrag_lightning.data.evidence import EvidenceMixture, EvidencePicker
 from medrag_lightning.data.examples import CorpusItems, EvalExamples, TrainExamples
+from medrag_lightning.data.knowledge import KnowledgePlan
 from medrag_lightning.data.noise import OWN, NoisePlan, NoisyExamples, noisy_sets
 from medrag_lightning.data.sampler import SampleKey
 from medrag_lightning.interfaces import CandidateSource, OpenImage
@@ -49,6 +50,7 @@ class World:
     processes: int = 1
     rivals: Mapping[str, CandidateSource] = field(default_factory=dict)
     predicted: Split = Split.TEST
+    knowledge: KnowledgePlan | None = None
 
     def picker(self, retrieved: Mapping[str, Retrieved] | None = None) -> EvidencePicker:
         """Picks evidence among `retrieved`; by default among what the main source found."""

@@ -12,18 +12,23 @@ from torch.utils.data import DataLoader
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.data.augment import Augmentation
 from medrag_lightning.data.checks import check_names
-from medrag_lightning.data.distillation_feed import DistillationFeed, DistillationPlan
+from medrag_lightning.data.distillation_feed import DistillationPlan
 from medrag_lightning.data.duplicates import duplicated_queries
 from medrag_lightning.data.evidence import EvidenceMixture
-from medrag_lightning.data.feeds import CorpusFeed, Feed, ReadingFeed, World
-from medrag_lightning.data.fusion_feed import FusionFeed, FusionPlan
+from medrag_lightning.data.feed_choice import feed_of
+from medrag_lightning.data.feeds import Feed, World
+from medrag_lightning.data.fusion_feed import FusionPlan
 from medrag_lightning.data.images import ImageStore
+from medrag_lightning.data.knowledge import KnowledgePlan
 from medrag_lightning.data.noise import NoisePlan
-from medrag_lightning.data.pair_feed import PairFeed, PairPlan
+from medrag_lightning.data.pair_feed import PairPlan
+from medrag_lightning.data.preference_plan import PreferencePlan
 from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler
-from medrag_lightning.data.scoring_feed import ScoringFeed, ScoringPlan
+from medrag_lightning.data.scoring_feed import ScoringPlan
+from medrag_lightning.data.searching import Searching
+from medrag_lightning.data.train_part import train_part as part_of_training
 from medrag_lightning.interfaces import CandidateSource, CollatingStage, ServedStage, SplitChoosingStage, Table
-from medrag_lightning.records import Document, Query, Regime, Retrieved, Split, shares_identity, unique_by_id
+from medrag_lightning.records import Document, Query, Regime, Retrieved, Split, unique_by_id
 
 RegimeName = Literal["retrieved", "none", "random", "oracle", "poisoned"]
 
@@ -57,6 +62,10 @@ class MedragData(L.LightningDataModule):
         distillation: which scores the stage `retriever_kl` learns from.
         fusion: which scores and similarities the stage `fusion_nce` learns from.
         noise: what spoilt evidence `test` reports on, beside the ordinary one (`validate`: for `source` alone); null for none.
+        knowledge: the evidence sets and the other image that show what a reader relies on: what `scoring.conditions.knowledge`
+            scores, what pairs are built from, and what `test` asks again; null for none.
+        preference: which preference pairs are built, and where they lie.
+        train_part: which training questions there are: `all`, or a part of the patients such as `1/2`.
         own_reports: tables whose documents tell the reports of test studies, to find duplicates by; they are never evidence.
     """
 
@@ -87,16 +96,24 @@ class MedragData(L.LightningDataModule):
         fusion: FusionPlan | None = None,
         noise: NoisePlan | None = None,
         own_reports: list[Table] | None = None,
+        knowledge: KnowledgePlan | None = None,
+        preference: PreferencePlan | None = None,
+        train_part: str = "all",
     ) -> None:
         super().__init__()
         check_names(tables, regimes, rivals or {}, noise)
-        self.tables, self.corpus, self.source, self.only = tables, corpus, source, only
+        self.tables, self.corpus, self.source, self.only, self.train_part = tables, corpus, source, only, train_part
         self.pair_tables, self.rivals, self.own_reports = list(pair_tables or []), dict(rivals or {}), list(own_reports or [])
         self.evidence, self.augmentation, self.max_pixels = evidence, augmentation, max_pixels
         self.cache_folder, self.regimes = Path(cache_folder), [Regime(name) for name in regimes]
         self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
         self.scoring, self.pairs, self.distillation, self.noise, self.fusion = scoring, pairs, distillation, noise, fusion
+        self.knowledge, self.preference = knowledge, preference
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing has been read, searched or loaded yet."""
         self._queries: dict[Split, list[Query]] | None = None
         self._documents, self._pair_documents = list[Document](), list[Document]()
         self._retrieved: dict[str, Retrieved] | None = None
@@ -115,28 +132,19 @@ class MedragData(L.LightningDataModule):
         """Reads tables and finds the candidates of every query once."""
         self._read_tables()
         if self._retrieved is None and self._searches():
-            self._retrieved = self._search(self.source, list(Split))
-            self._of_rival = {name: self._search(source, [Split.TEST]) for name, source in self.rivals.items()}
+            searching = self._searching()
+            self._retrieved = searching.find(self.source, self._asked(*Split))
+            self._of_rival = {name: searching.find(rival, self._asked(Split.TEST)) for name, rival in self.rivals.items()}
 
     def search_again(self) -> None:
         """Finds the candidates anew, after the source's vectors have changed (index refresh); loaders made later serve them."""
-        self._retrieved = self._search(self.source, list(Split))
+        self._retrieved = self._searching().find(self.source, self._asked(*Split))
 
-    def _search(self, source: CandidateSource, splits: Sequence[Split]) -> dict[str, Retrieved]:
-        assert self._queries is not None
-        source.load(self._documents, self._image_store(), self.evidence_folder())
-        wanted = [query for split in splits for query in self._queries[split]]
-        by_query: dict[str, Retrieved] = {}
-        for query, found in zip(wanted, source.retrieve(wanted), strict=True):
-            if found.query_id != query.id:
-                raise ValueError(f"{found.provenance}: candidates of query {found.query_id!r} in the place of {query.id!r}")
-            for candidate in found.candidates:
-                if reason := shares_identity(query, candidate.document):
-                    raise ValueError(
-                        f"{found.provenance}: candidate {candidate.id!r} shares its {reason} with query {query.id!r}"
-                    )
-            by_query[query.id] = found
-        return by_query
+    def _searching(self) -> Searching:
+        return Searching(self._documents, self._image_store(), self.evidence_folder())
+
+    def _asked(self, *splits: Split) -> list[Query]:
+        return [query for split in splits for query in self.split_queries(split)]
 
     def _searches(self) -> bool:
         """Whether the stage needs candidates; without a trainer somebody looks at them by hand."""
@@ -226,21 +234,11 @@ class MedragData(L.LightningDataModule):
             processes=self._process()[1],
             rivals=self.rivals,
             predicted=Split(stage.predicts_split) if isinstance(stage, SplitChoosingStage) else Split.TEST,
+            knowledge=self.knowledge,
         )
 
     def _feed(self) -> Feed:
-        world, kind = self.world(), self._stage().feed
-        if kind == "reading":
-            return ReadingFeed(world, self.regimes, self.augmentation, self.noise)
-        if kind == "corpus":
-            return CorpusFeed(world)
-        if kind == "scoring":
-            return ScoringFeed(world, self.scoring or ScoringPlan())
-        if kind == "pairs":
-            return PairFeed(world, self.pairs or PairPlan(), self.augmentation)
-        if kind == "fusion":
-            return FusionFeed(world, self.fusion or FusionPlan())
-        return DistillationFeed(world, self.distillation or DistillationPlan(), self.augmentation)
+        return feed_of(self._stage().feed, self.world(), self)
 
     def _eval_loader(self, items: Any) -> DataLoader[Any]:
         rank, world = self._process()
@@ -286,7 +284,9 @@ class MedragData(L.LightningDataModule):
         documents = [document for table in self.corpus for document in table.documents()]
         unique_by_id(documents, "data.corpus")
         kept = [query for query in queries if self.only in (None, str(query.answer_type))]
-        self._queries = {s: [q for q in kept if q.split is s][: self.limits[s]] for s in Split}
+        of_split = {split: [query for query in kept if query.split is split] for split in Split}
+        of_split[Split.TRAIN] = part_of_training(of_split[Split.TRAIN], self.train_part)
+        self._queries = {split: mine[: self.limits[split]] for split, mine in of_split.items()}
         self._documents = documents
         self._pair_documents = [document for table in self.pair_tables for document in table.documents()]
         unique_by_id(self._pair_documents, "data.pair_tables")

@@ -4,6 +4,7 @@ from medrag_lightning.interfaces.reading import (
     AttentionReader,
     Processor,
     Reader,
+    TunableReader,
 )
 from medrag_lightning.interfaces.retrieving import (
     CandidateSource,
@@ -47,5 +48,6 @@ __all__ = [
     "SimilaritySource",
     "SplitChoosingStage",
     "Table",
+    "TunableReader",
     "VectorSource",
 ]

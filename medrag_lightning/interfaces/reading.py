@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -80,4 +81,17 @@ class AttentionReader(Protocol):
 
     def attention_mass(self, prompts: EncodedPrompts) -> AttentionMass:
         """Where the question's tokens look in each layer; the prompts need `roles`."""
+        ...
+
+
+@runtime_checkable
+class TunableReader(Reader, Protocol):
+    """A reader whose training can be switched off: what it was before is the reference of preference tuning."""
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, the reader answers as it did before training began (its adapter is off), without gradients.
+
+        Raises:
+            ValueError: nothing can be switched off, because the weights themselves are trained.
+        """
         ...

@@ -30,7 +30,7 @@ def system_of(prediction: Prediction) -> str:
 
 def ordinary(predictions: Iterable[Prediction]) -> list[Prediction]:
     """The predictions whose evidence nobody spoilt on purpose."""
-    return [p for p in predictions if p.noise is None]
+    return [p for p in predictions if p.is_ordinary]
 
 
 def by_system(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:

@@ -24,6 +24,14 @@ from medrag_lightning.records.outcomes import (
     NoiseKind,
     Prediction,
     Score,
+    Variant,
+)
+from medrag_lightning.records.preferences import (
+    Knowledge,
+    PairKind,
+    Preference,
+    PreferenceSide,
+    knowledge_of,
 )
 
 __all__ = [
@@ -34,14 +42,20 @@ __all__ = [
     "Document",
     "ImageRef",
     "ImageShown",
+    "Knowledge",
     "Noise",
     "NoiseKind",
+    "PairKind",
     "Prediction",
+    "Preference",
+    "PreferenceSide",
     "Query",
     "Regime",
     "Retrieved",
     "Score",
     "Split",
+    "Variant",
+    "knowledge_of",
     "shares_identity",
     "unique_by_id",
 ]

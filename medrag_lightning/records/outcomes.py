@@ -59,6 +59,15 @@ class Noise:
     share: float
 
 
+class Variant(StrEnum):
+    """What is taken from a system, or exchanged, to see what its reader relies on (HeteroRAG's MD, KUD and KID)."""
+
+    OTHER_IMAGE = "other_image"  # another image in the query's place, the same evidence
+    OTHER_IMAGE_ALONE = "other_image_alone"  # another image, and no evidence
+    WITHOUT_REPORTS = "without_reports"  # evidence without its image-report pairs
+    WITHOUT_DOCUMENTS = "without_documents"  # evidence without its texts
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """How likely a frozen reader finds each answer to a query under a condition: one row of the score table.
@@ -110,6 +119,7 @@ class Prediction:
         gold_logp_nats: log-probability of the gold answer: of its choice (closed), a token (open); None where unknown.
         gold_tokens: tokens of the gold answer of an open question; 0 where unknown or closed.
         noise: how the evidence was spoilt on purpose; None in the ordinary case.
+        variant: what was taken away or exchanged on purpose; None in the ordinary case.
     """
 
     query_id: str
@@ -133,3 +143,9 @@ class Prediction:
     gold_tokens: int = 0
     noise: Noise | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    variant: Variant | None = None
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether the system was asked as it is meant to be: no noise, nothing taken away."""
+        return self.noise is None and self.variant is None

@@ -163,7 +163,7 @@ class ReaderRaft(Stage):
         """Gathers the predictions of all processes and logs their metrics; `validate` tunes the fusion on them."""
         self._finish("val")
         if self.trainer.state.fn == "validate":
-            self.tuned_fusion = tune_fusion([p for p in self.predictions if p.noise is None], self.fusion)
+            self.tuned_fusion = tune_fusion([p for p in self.predictions if p.is_ordinary], self.fusion)
 
     def on_test_epoch_end(self) -> None:
         """Gathers the predictions of all processes and logs their metrics, one set a regime."""
@@ -233,6 +233,6 @@ class ReaderRaft(Stage):
         return value
 
 
-def _place(prediction: Prediction) -> tuple[str, str, str, float, str]:
+def _place(prediction: Prediction) -> tuple[str, str, str, float, str, str]:
     kind, share = ("", 0.0) if prediction.noise is None else (str(prediction.noise.kind), prediction.noise.share)
-    return prediction.regime, prediction.system, kind, share, prediction.query_id
+    return prediction.regime, prediction.system, kind, share, prediction.variant or "", prediction.query_id

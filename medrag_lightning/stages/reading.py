@@ -162,6 +162,7 @@ def _prediction(example: Example, answer: str | None, raw: str, gold_logp_nats: 
         system=example.system,
         gold_logp_nats=gold_logp_nats,
         noise=example.noise,
+        variant=example.variant,
     )
 
 
@@ -173,7 +174,7 @@ def summary(readings: Sequence[Reading]) -> dict[str, float]:
     numbers: dict[str, float] = {}
     systems: dict[str, list[Reading]] = defaultdict(list)
     for reading in readings:
-        if reading.prediction.noise is not None:
+        if not reading.prediction.is_ordinary:
             continue
         systems[reading.prediction.system or str(reading.prediction.regime)].append(reading)
     for system, mine in sorted(systems.items()):
