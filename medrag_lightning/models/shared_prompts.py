@@ -30,8 +30,8 @@ def share(prompts: Sequence[Symbols]) -> list[SharedPrompts]:
     and no image is cut in two. Prompts that share nothing are cut where the others are, so that what follows the shared
     part is of similar length. Where less than 5 % of the tokens would be saved, nothing is shared: length 0 everywhere.
     """
-    order = sorted(range(len(prompts)), key=lambda i: prompts[i].astype(">i8").tobytes())
-    common = [_common(prompts[a], prompts[b]) for a, b in pairwise(order)]
+    order = neighbours(prompts)
+    common = [common_start(prompts[a], prompts[b]) for a, b in pairwise(order)]
     groups = _grouped(common, 0, len(order), 0)
     saved = sum((stop - start - 1) * min(common[start : stop - 1], default=0) for start, stop in groups)
     if saved < _LEAST_SAVED_SHARE * sum(map(len, prompts)):
@@ -47,6 +47,11 @@ def share(prompts: Sequence[Symbols]) -> list[SharedPrompts]:
     return found
 
 
+def neighbours(prompts: Sequence[Symbols]) -> list[int]:
+    """The numbers of `prompts` in an order in which each stands beside one that starts as alike as any."""
+    return sorted(range(len(prompts)), key=lambda i: prompts[i].astype(">i8").tobytes())
+
+
 def whole_images(prompt: Symbols, length: int) -> int:
     """The largest number of tokens, at most `length`, that ends between images; 0 for a negative `length`."""
     length = max(length, 0)
@@ -55,7 +60,8 @@ def whole_images(prompt: Symbols, length: int) -> int:
     return length
 
 
-def _common(a: Symbols, b: Symbols) -> int:
+def common_start(a: Symbols, b: Symbols) -> int:
+    """Tokens that two prompts have in common at the start; without the last of either, and without a part of an image."""
     most = min(len(a), len(b)) - 1
     different = np.flatnonzero(a[:most] != b[:most])
     length = int(different[0]) if len(different) else most

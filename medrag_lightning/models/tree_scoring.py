@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,9 @@ from medrag_lightning.batches import AnswerRows, EncodedPrompts
 from medrag_lightning.models.answer_trie import AnswerTrees, answer_trees
 from medrag_lightning.models.attention_rows import NAME as STEERABLE
 from medrag_lightning.models.families import Family
-from medrag_lightning.models.image_positions import image_positions
-from medrag_lightning.models.shared_prompts import SharedPrompts, Symbols, share
-from medrag_lightning.models.vision_cache import Features, encoder_output
+from medrag_lightning.models.prompt_layout import PromptLayout, image_inputs, prompt_layout
+from medrag_lightning.models.shared_prompts import SharedPrompts, share
+from medrag_lightning.models.vision_cache import Features
 from medrag_lightning.models.window import last_layer_window
 
 TOKENS_PER_PASS = {"cpu": 2048}  # what fits its caches: 15 % faster than 8192 at width 256
@@ -35,23 +34,20 @@ _LOGITS_PER_PASS = 1 << 27
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """Everything that the passes read. `start_P`: column of a prompt's first token. `cut_P`: length of its shared start."""
+    """Everything that the passes read. `cut_P`: length of a prompt's shared start."""
 
     model: Any
     family: Family
     prompts: EncodedPrompts
-    place: Tensor
+    layout: PromptLayout
     features: Sequence[Features]
-    places: tuple[tuple[int, ...], ...]
-    image_ends: list[list[int]]
     trees: AnswerTrees
-    start_P: list[int]
     cut_P: list[int]
 
     def images(self, prompt: int, shared: bool) -> list[Features]:
         """Features of the images in a prompt's shared start, or after it."""
-        inside = sum(end <= self.cut_P[prompt] for end in self.image_ends[prompt])
-        chosen = self.places[prompt][:inside] if shared else self.places[prompt][inside:]
+        cut = self.cut_P[prompt]
+        chosen = self.layout.images(prompt, stop=cut) if shared else self.layout.images(prompt, start=cut)
         return [self.features[i] for i in chosen]
 
 
@@ -78,9 +74,10 @@ def by_tree(model: Any, family: Family, prompts: EncodedPrompts, features: Seque
         features: of every image in ``prompts.vision``.
         rows: R answers.
     """
-    work, symbols = _prepared(model, family, prompts, features, rows)
+    layout, trees = prompt_layout(model, family, prompts, features), answer_trees(rows, len(prompts.ids_PT))
+    work = _Work(model, family, prompts, layout, features, trees, [0] * len(prompts.ids_PT))
     asked = sorted(set(rows.prompt_of_row_R.tolist()))
-    shared = share([symbols[p] for p in asked])
+    shared = share([layout.symbols[p] for p in asked])
     groups = [SharedPrompts(group.length, tuple(asked[i] for i in group.members)) for group in shared]
     for group in groups:
         for prompt in group.members:
@@ -100,49 +97,6 @@ def by_tree(model: Any, family: Family, prompts: EncodedPrompts, features: Seque
             logits_PNV = _read_rest(work, chosen, cache, [group_of[p] for p in chosen])
             _gather(logits_PNV, work.trees, rows, [rows_of[p] for p in chosen], logp_RL)
     return logp_RL.masked_fill_(~rows.mask_RL, 0.0)
-
-
-def _prepared(
-    model: Any, family: Family, prompts: EncodedPrompts, features: Sequence[Features], rows: AnswerRows
-) -> tuple[_Work, list[Symbols]]:
-    counts = prompts.images_of_prompt or (0,) * len(prompts.ids_PT)
-    starts = [0, *accumulate(counts)]
-    places = prompts.image_places or tuple(tuple(range(a, b)) for a, b in pairwise(starts))
-    first_P = (prompts.mask_PT == 0).sum(1).tolist()
-    symbols, ends = _symbols(prompts, int(model.config.image_token_id), features, places, first_P)
-    if family.multimodal_rope:
-        grid_I3 = prompts.vision.get("image_grid_thw")
-        if grid_I3 is not None:
-            grid_I3 = grid_I3[[i for row in places for i in row]]
-        merge = int(model.config.vision_config.spatial_merge_size)
-        place = image_positions(prompts.ids_PT, prompts.mask_PT, int(model.config.image_token_id), grid_I3, merge)
-    else:
-        place = (prompts.mask_PT.cumsum(-1) - 1).clamp_min(0)
-    trees = answer_trees(rows, len(prompts.ids_PT))
-    return _Work(model, family, prompts, place, features, places, ends, trees, first_P, [0] * len(first_P)), symbols
-
-
-def _symbols(
-    prompts: EncodedPrompts,
-    image_id: int,
-    features: Sequence[Features],
-    places: Sequence[Sequence[int]],
-    first_P: Sequence[int],
-) -> tuple[list[Symbols], list[list[int]]]:
-    """Each prompt's real tokens with its images numbered (all between an image's first and last token), and where they end."""
-    ids_PT = prompts.ids_PT.cpu().numpy()
-    made, ends = [], []
-    for ids_T, first, images in zip(ids_PT, first_P, places, strict=True):
-        symbols = ids_T[first:].copy()
-        tokens = np.flatnonzero(symbols == image_id)
-        after = list(accumulate(features[i][0].shape[0] for i in images))
-        if len(tokens) != (after[-1] if after else 0):
-            raise ValueError(f"a prompt has {len(tokens)} image tokens, its images make {after[-1] if after else 0}")
-        for image, begin, end in zip(images, [0, *after], after, strict=False):
-            symbols[tokens[begin] : tokens[end - 1] + 1] = -1 - image
-        made.append(symbols)
-        ends.append([int(tokens[end - 1]) + 1 for end in after])
-    return made, ends
 
 
 def chunks(prices: Sequence[int], limit: int) -> list[list[int]]:
@@ -171,7 +125,7 @@ def _prices(work: _Work, members: Sequence[int], shared: int) -> list[int]:
     width, nodes = work.prompts.ids_PT.shape[1], work.trees.ids_PN.shape[1]
     logits = (1 + nodes) * int(work.model.config.get_text_config().vocab_size)
     least = -(-logits * tokens_per_pass(work.prompts) // _LOGITS_PER_PASS)
-    after = [width - work.start_P[p] - work.cut_P[p] + nodes for p in members]
+    after = [width - work.layout.start_P[p] - work.cut_P[p] + nodes for p in members]
     return [max(count, -(-(shared + count) // _READ_BACK), least) for count in after]
 
 
@@ -184,13 +138,13 @@ def _read_shared(work: _Work, groups: Sequence[SharedPrompts]) -> _Cache | None:
         return None
     prompts, device = work.prompts, work.prompts.ids_PT.device
     one = [group.members[0] for group in groups]
-    start = torch.tensor([work.start_P[p] for p in one], device=device)[:, None]
+    start = torch.tensor([work.layout.start_P[p] for p in one], device=device)[:, None]
     stop = start + torch.tensor([group.length for group in groups], device=device)[:, None]
     columns = stop - width + torch.arange(width, device=device)
     real = columns >= start
     columns = columns.clamp_min(0)
     ids = prompts.ids_PT[one].gather(1, columns).where(real, prompts.ids_PT[one, -1:])
-    place = work.place[..., one, :]
+    place = work.layout.place[..., one, :]
     features = [feature for p in one for feature in work.images(p, shared=True)]
     with last_layer_window(work.model, work.family, 1):  # of the last layer only keys and values are wanted
         output = work.model(
@@ -199,7 +153,7 @@ def _read_shared(work: _Work, groups: Sequence[SharedPrompts]) -> _Cache | None:
             position_ids=place.gather(-1, columns.expand(*place.shape[:-1], -1)),
             use_cache=True,
             logits_to_keep=1,  # none is wanted; but the whole model's forward gathers divided weights
-            **_images(features),
+            **image_inputs(features),
         )
     return output.past_key_values, real
 
@@ -207,14 +161,14 @@ def _read_shared(work: _Work, groups: Sequence[SharedPrompts]) -> _Cache | None:
 def _read_rest(work: _Work, chosen: Sequence[int], shared: _Cache | None, group_of: Sequence[int]) -> Tensor:
     """Logits (P, 1 + N, V) at the last token of the chosen prompts and at the nodes of their trees."""
     prompts, trees, index = work.prompts, work.trees, list(chosen)
-    first = [work.start_P[p] + work.cut_P[p] for p in index]
+    first = [work.layout.start_P[p] + work.cut_P[p] for p in index]
     width = prompts.ids_PT.shape[1]
     columns = torch.arange(min(first), width, device=prompts.ids_PT.device)
     real = columns >= torch.tensor(first, device=columns.device)[:, None]
     last = prompts.ids_PT[index, -1:]
     ids = prompts.ids_PT[index, min(first) :].where(real, last)
     nodes = trees.ids_PN[index]
-    place = work.place[..., index, :]
+    place = work.layout.place[..., index, :]
     cache, mask = None, _sight(real, trees.sees_PNN[index])
     if shared is not None:
         cache = _selected(shared[0], group_of)
@@ -230,7 +184,7 @@ def _read_rest(work: _Work, chosen: Sequence[int], shared: _Cache | None, group_
             past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=keep,
-            **_images([feature for p in index for feature in work.images(p, shared=False)]),
+            **image_inputs([feature for p in index for feature in work.images(p, shared=False)]),
         )
     logits_PNV: Tensor = output.logits
     return logits_PNV
@@ -254,10 +208,6 @@ def _selected(cache: Any, index: Sequence[int]) -> Any:
     made.layers = [copy.copy(layer) for layer in cache.layers]
     made.batch_select_indices(torch.tensor(index, device=cache.layers[0].keys.device))
     return made
-
-
-def _images(features: Sequence[Features]) -> dict[str, Any]:
-    return {"mm_encoder_outputs": {"image": encoder_output(features)}} if features else {}
 
 
 def _gather(logits_PNV: Tensor, trees: AnswerTrees, rows: AnswerRows, rows_of: Sequence[Sequence[int]], out_RL: Tensor) -> None:
