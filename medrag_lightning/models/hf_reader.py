@@ -20,6 +20,8 @@ from medrag_lightning.models.checkpointing import enable_checkpointing, mark_che
 from medrag_lightning.models.families import Family, family_of, never_read
 from medrag_lightning.models.hf_processor import HfProcessor
 from medrag_lightning.models.lora import LoraSettings, add_adapter, train_adapter_only
+from medrag_lightning.models.reader_digest import digest, weight_digests
+from medrag_lightning.models.reference import adapter_off
 from medrag_lightning.models.steering import layer_count, steered
 from medrag_lightning.models.tiny import Loaded, refuse_contradictions
 from medrag_lightning.models.tree_scoring import supports_tree
@@ -28,8 +30,6 @@ from medrag_lightning.models.vision_cache import Features, VisionCache
 logger = logging.getLogger(__name__)
 
 Freeze = Literal["nothing", "vision", "all_but_adapter"]
-_FULL_DIGEST_VALUES = 50_000_000
-_SAMPLED_VALUES = 4096
 
 
 class HfReader(nn.Module):
@@ -169,15 +169,18 @@ class HfReader(nn.Module):
             prompts, features = self._images_of(prompts)
             return attention_mass(self.core, self.family, prompts, features, self.steering_factor_L)
 
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside, the reader before training: adapter and gradients off; see reference.py. ValueError without an adapter."""
+        self._ready()
+        if self.adapter is None:
+            raise ValueError("the reader trains its own weights, so what it was before is gone: give it an adapter")
+        return adapter_off(self)
+
     def fingerprint(self) -> str:
         """sha256 over description and weights: trained ones in full; of a large frozen base, a fixed sample."""
-        digests: list[Any] = [self.describe()]
-        frozen = sum(p.numel() for p in self.core.parameters() if not p.requires_grad)
-        for name, value in sorted(self.core.state_dict().items()):
-            whole = frozen <= _FULL_DIGEST_VALUES or "lora_" in name or "modules_to_save" in name
-            digests.append([name, _digest(value, whole)])
+        digests: list[Any] = [self.describe(), *weight_digests(self.core)]
         if self.steering_factor_L is not None:
-            digests.append(["steering_factor_L", _digest(self.steering_factor_L, True)])
+            digests.append(["steering_factor_L", digest(self.steering_factor_L)])
         return fingerprint(digests)
 
     def train(self, mode: bool = True) -> HfReader:
@@ -285,11 +288,3 @@ def _quiet_generation(model: Any) -> None:
         if hasattr(model.generation_config, name):
             setattr(model.generation_config, name, None)
     model.generation_config.do_sample = False
-
-
-def _digest(value: Tensor, whole: bool) -> str:
-    flat = value.detach().flatten()
-    if not whole and flat.numel() > _SAMPLED_VALUES:
-        flat = flat[:: -(-flat.numel() // _SAMPLED_VALUES)]
-    data = flat.contiguous().view(torch.uint8).cpu().numpy() if flat.numel() else b""
-    return fingerprint(list(value.shape), str(value.dtype), data)
