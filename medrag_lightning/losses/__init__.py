@@ -26,16 +26,19 @@ from medrag_lightning.losses.fusion import (
     posterior_kl,
 )
 from medrag_lightning.losses.grad_cache import in_chunks
+from medrag_lightning.losses.preference import PreferenceKind, chosen_nll, preference_loss, preference_margin, weighted_mean
 
 __all__ = [
     "ContrastiveKind",
     "FusionLoss",
     "Gold",
+    "PreferenceKind",
     "Prior",
     "Reduction",
     "answer_nll",
     "answer_scores",
     "candidates_disagree",
+    "chosen_nll",
     "clip_softmax",
     "confidence_labels",
     "contrastive_loss",
@@ -50,8 +53,11 @@ __all__ = [
     "marginal_nll",
     "mean_counted",
     "posterior_kl",
+    "preference_loss",
+    "preference_margin",
     "retriever_kl",
     "retriever_logp",
     "siglip",
     "teacher_logq",
+    "weighted_mean",
 ]
