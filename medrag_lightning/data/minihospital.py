@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,7 +13,6 @@ import numpy as np
 from medrag_lightning.artifacts import atomic_write, fingerprint
 from medrag_lightning.data.minihospital_images import CLEAR, FAINT, SIDES, Look, draw
 from medrag_lightning.data.minihospital_questions import (
-    FACTS,
     MARK,
     MAX_ENTITIES,
     YES_NO,
@@ -26,7 +24,8 @@ from medrag_lightning.data.minihospital_questions import (
     deal_entities,
     mixed_up,
 )
-from medrag_lightning.records import AnswerType, Document, ImageRef, Query, Split, shares_identity
+from medrag_lightning.data.minihospital_texts import Library
+from medrag_lightning.records import AnswerType, Document, ImageRef, Query, Split
 
 GENERATOR = 1  # raise it with every change of the drawing code
 SOURCE = "minihospital (synthetic)"
@@ -53,6 +52,7 @@ class MiniHospital:
     - ``both``: a fact of what the image shows; the image says which report, only the report says the fact.
     - ``report``: a fact of the entity that the question names.
     - ``none``: general knowledge (which clinic treats a finding).
+    - with `texts` also ``document``, ``image_document`` and ``report_document`` (`minihospital_texts.Library`).
 
     Facts belong to entities, and no entity is in two splits. The evidence is every training study, the studies of held-out
     patients who ask nothing, and the mixed-up studies. Nothing here is medical data, and nothing may be concluded from it.
@@ -64,10 +64,17 @@ class MiniHospital:
         reports: ``full``, or ``sparse``: of the documents of an entity only one in eight (the first) has its report, the others
             have captions of modality and finding. They look alike and match as well, but questions about facts need the report:
             what a retriever can learn from its reader, not from image-text pairs.
+        texts: whether there are also texts without images, an encyclopaedia and guidelines, and questions that need them. All
+            else stays as it is.
     """
 
     def __init__(
-        self, seed: int = 0, size: int = 1152, folder: str = "runs/minihospital", reports: Reports = "full"
+        self,
+        seed: int = 0,
+        size: int = 1152,
+        folder: str = "runs/minihospital",
+        reports: Reports = "full",
+        texts: bool = False,
     ) -> None:
         if size < MIN_SIZE:
             raise ValueError(f"a mini-hospital needs at least {MIN_SIZE} patients, got size={size}")
@@ -80,15 +87,19 @@ class MiniHospital:
         self.patients = self._admit()
         self.studies = self._examine()
         self._place = {study.id: number for number, study in enumerate(self.studies)}
+        self.library = Library(seed, self.entities) if texts else None
 
     def fingerprint(self) -> str:
-        """sha256 of the settings, of every study's traits and report, and of one picture, which stands for the drawing code."""
-        return self._fingerprint
+        """sha256 of the settings, of every study's traits and report, of one picture, which stands for the drawing code, and of
+        the texts where there are any."""
+        if self.library is None:
+            return self._fingerprint
+        return fingerprint(self._fingerprint, [[document.id, document.text] for document in self.library.documents])
 
     @property
     def image_file(self) -> Path:
         """The ``.npz`` file of all images, one array ``images`` (studies, 64, 64, 3) uint8."""
-        return self.folder / f"seed{self.seed}-size{self.size}-{self.fingerprint()[:12]}.npz"
+        return self.folder / f"seed{self.seed}-size{self.size}-{self._fingerprint[:12]}.npz"
 
     def roots(self) -> list[Path]:
         """The folder of the images, which are written if they are not there yet."""
@@ -96,9 +107,10 @@ class MiniHospital:
         return [self.folder]
 
     def documents(self) -> list[Document]:
-        """The evidence: training studies, studies of patients who ask nothing, and mixed-up studies."""
+        """The evidence: training studies, studies of patients who ask nothing, mixed-up studies; then the texts."""
         self._write_images()
-        return [self._document(study) for study in self.studies if study.patient.files]
+        reports = [self._document(study) for study in self.studies if study.patient.files]
+        return [*reports, *(self.library.documents if self.library else ())]
 
     def queries(self) -> list[Query]:
         """All questions, study by study."""
@@ -113,6 +125,8 @@ class MiniHospital:
             if not study.patient.asks:
                 continue
             items = ask(study, wrong.get(study.id), np.random.default_rng([self.seed, 3, self._place[study.id]]))
+            if self.library:
+                items += self.library.ask(study.patient.entity, np.random.default_rng([self.seed, 5, self._place[study.id]]))
             related = evidence[study.patient.entity.number]
             made += [self._query(study, number, item, related) for number, item in enumerate(items)]
         return made
@@ -188,10 +202,11 @@ class MiniHospital:
 
     def _query(self, study: Study, number: int, item: Item, related: Sequence[Study]) -> Query:
         others = [other for other in related if other.patient.id != study.patient.id]
-        useful = item.need in ("report", "either", "both", "poisoned")
+        useful = item.need in ("report", "either", "both", "poisoned", "report_document")
         tells = [o for o in others if o.id in self._reported] if item.fact is not None else others
         relevant = [other for other in tells if useful and other.truthful]
         poison = [other for other in others if useful and not other.truthful and states(other.told, item) != item.answer]
+        texts = item.texts if relevant or not useful else ()  # a guideline helps nobody who does not know the grade
         return Query(
             id=f"{study.id}-q{number}",
             question=item.question,
@@ -205,8 +220,8 @@ class MiniHospital:
             modality=study.look.modality,
             source=SOURCE,
             need=item.need,
-            relevant_ids=tuple(f"doc-{other.id}" for other in relevant),
-            poison_ids=tuple(f"doc-{other.id}" for other in poison),
+            relevant_ids=(*(f"doc-{other.id}" for other in relevant), *texts),
+            poison_ids=(*(f"doc-{other.id}" for other in poison), *item.old_texts),
         )
 
     def _write_images(self) -> None:
@@ -234,40 +249,6 @@ def states(entity: Entity, item: Item) -> str:
     if item.choices == YES_NO:
         return YES_NO[f"is it {entity.finding} ?" != item.question]
     return entity.finding
-
-
-def oracle_answer(query: Query, shown: Iterable[Document]) -> str | None:
-    """What a perfect reader answers that is shown `shown`; None where it cannot know and must guess.
-
-    It sees everything in the image, is not misled by a report that contradicts it, and knows no fact by heart.
-    """
-    if query.need not in ("report", "both"):
-        return query.answer
-    legal = {document.id for document in shown if shares_identity(query, document) is None}
-    return query.answer if legal & set(query.relevant_ids) else None
-
-
-def best_accuracy(queries: Sequence[Query], with_retrieval: bool) -> dict[str, float]:
-    """The best expected accuracy on `queries`, per need and as ``all``, with every relevant document at hand or with none.
-
-    Without evidence the answer of a ``report`` or ``both`` question is uniform over its choices, or over the values of its
-    fact if it is open; every other question is answered by the image or by the question. ValueError on an empty list.
-    """
-    if not queries:
-        raise ValueError("best_accuracy needs at least one query")
-    sums: dict[str, list[Fraction]] = defaultdict(list)
-    for query in queries:
-        known = query.need not in ("report", "both") or (with_retrieval and bool(query.relevant_ids))
-        value = Fraction(1) if known else Fraction(1, _option_count(query))
-        for key in (str(query.need), "all"):
-            sums[key].append(value)
-    return {key: float(sum(values) / len(values)) for key, values in sums.items()}
-
-
-def _option_count(query: Query) -> int:
-    if query.choices:
-        return len(query.choices)
-    return next(len(values) for values in FACTS.values() if query.answer in values)
 
 
 def _traits(look: Look) -> tuple[str, str, str, str, float]:

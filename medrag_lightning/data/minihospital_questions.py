@@ -91,13 +91,19 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question before it is a record. `choices` is empty for an open one; `fact` names the fact it asks for, if any."""
+    """A question before it is a record. `choices` is empty for an open one.
+
+    `fact` names the fact that a report must tell, if any.
+    `texts` are the ids of texts without image that answer it, `old_texts` those of outdated ones that say otherwise.
+    """
 
     need: str
     question: str
     answer: str
     choices: tuple[str, ...] = ()
     fact: str | None = None
+    texts: tuple[str, ...] = ()
+    old_texts: tuple[str, ...] = ()
 
 
 def deal_entities(

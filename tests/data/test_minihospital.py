@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from medrag_lightning.artifacts import sha256_file
-from medrag_lightning.data.minihospital import LICENSE, SOURCE, MiniHospital, best_accuracy, oracle_answer
+from medrag_lightning.data.minihospital import LICENSE, SOURCE, MiniHospital
+from medrag_lightning.data.minihospital_answers import best_accuracy, oracle_answer
 from medrag_lightning.data.minihospital_images import FINDINGS, MODALITIES, Look, draw
 from medrag_lightning.data.minihospital_questions import CLINIC_OF, FACTS, MARK, MAX_ENTITIES, NEEDS
 from medrag_lightning.interfaces import Table

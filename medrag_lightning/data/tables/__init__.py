@@ -13,6 +13,7 @@ from medrag_lightning.data.tables.mimic_cxr import MimicCxrReports
 from medrag_lightning.data.tables.our_jsonl import JsonlCorpus, JsonlQueries
 from medrag_lightning.data.tables.path_vqa import PathVqa
 from medrag_lightning.data.tables.slake import Slake
+from medrag_lightning.data.tables.text_corpus import TextCorpus
 from medrag_lightning.data.tables.vqa_rad import VqaRad
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "MimicCxrReports",
     "PathVqa",
     "Slake",
+    "TextCorpus",
     "VqaRad",
 ]
