@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +11,8 @@ from PIL.Image import Image
 from medrag_lightning.artifacts import counter_rng
 from medrag_lightning.batches import Example
 from medrag_lightning.data.corruption import corrupted, corruption_name
-from medrag_lightning.data.evidence import without_repeats
 from medrag_lightning.data.feeds import World
+from medrag_lightning.data.other_cases import OtherCases
 from medrag_lightning.interfaces import OpenImage
 from medrag_lightning.records import (
     Candidate,
@@ -93,10 +93,7 @@ class ConditionPlanner:
 
     def __init__(self, world: World, queries: Sequence[Query], chosen: Conditions) -> None:
         self.world, self.queries, self.chosen = world, list(queries), chosen
-        self.picker = world.picker()
-        self._by_question: dict[str, list[Query]] = {}
-        for query in self.queries:
-            self._by_question.setdefault(_words(query), []).append(query)
+        self.picker, self.others = world.picker(), OtherCases(queries, world.seed)
 
     def of(self, query: Query) -> list[tuple[str, Condition]]:
         """The conditions of a query in order, each after its kind; two kinds may give the same condition."""
@@ -128,7 +125,7 @@ class ConditionPlanner:
         return [theirs] if theirs else []
 
     def _evidence_of_another(self, query: Query, mine: set[str]) -> Evidence:
-        for other in self._others(query, self.queries, "other evidence"):
+        for other in self.others.of(query, "other evidence"):
             theirs = self.world.retrieved[other.id].candidates
             legal = [c.id for c in theirs if c.id not in mine and shares_identity(query, c.document) is None]
             if legal:
@@ -142,22 +139,9 @@ class ConditionPlanner:
         if kind == "no_image":
             return [Condition(ids, ImageShown.NONE) for ids in beside]
         if kind == "other_image":
-            owner = self._owner_of_another_image(query)
+            owner = next(self.others.with_an_image(query), None)
             return [] if owner is None else [Condition(ids, ImageShown.OTHER, owner.id) for ids in beside]
         return [Condition(ids, ImageShown.CORRUPTED, corruption=kind.removeprefix("corrupted ")) for ids in beside]
-
-    def _owner_of_another_image(self, query: Query) -> Query | None:
-        for group in (self._by_question[_words(query)], self.queries):
-            for other in self._others(query, group, "other image"):
-                if other.image is not None:
-                    return other
-        return None
-
-    def _others(self, query: Query, group: Sequence[Query], purpose: str) -> Iterator[Query]:
-        """Queries of `group` about other patients, in an order drawn for `query`."""
-        for place in without_repeats(counter_rng(self.world.seed, purpose, query.id), len(group)):
-            if not _same_case(query, group[place]):
-                yield group[place]
 
 
 class ConditionExamples:
@@ -202,17 +186,10 @@ class ConditionExamples:
         return document
 
     def _image_of(self, query: Query, name: str) -> ImageRef:
-        owner: Query | Document | None = self.queries.get(name) or self.documents.get(name)
-        if owner is None or owner.image is None:
-            raise ValueError(f"query {query.id!r}: no query or document {name!r} has an image to show instead")
-        return owner.image
-
-
-def _words(query: Query) -> str:
-    return " ".join(query.question.casefold().split())
-
-
-def _same_case(query: Query, other: Query) -> bool:
-    """Whether two queries share id, study, patient or image; unknown fields are not equal to anything."""
-    pairs = [(getattr(query, name), getattr(other, name)) for name in ("study_id", "patient_id", "image")]
-    return query.id == other.id or any(mine is not None and mine == theirs for mine, theirs in pairs)
+        owners = [owner for owner in (self.queries.get(name), self.documents.get(name)) if owner is not None]
+        images = {owner.image for owner in owners if owner.image is not None}
+        if len(images) > 1:
+            raise ValueError(f"query {query.id!r}: {name!r} is a query and a document, with different images")
+        for image in images:
+            return image
+        raise ValueError(f"query {query.id!r}: no query or document {name!r} has an image to show instead")
