@@ -68,6 +68,11 @@ def _bytes(value: Tensor) -> bytes:
 
 def refuse_contradictions(mine: Mapping[str, Any], saved: Mapping[str, Any], what: str = "reader") -> None:
     """Raises ValueError that lists every setting of a checkpoint that differs from this model's own."""
+    if what == "reader" and "trained" == saved.get("kind") != mine.get("kind"):
+        raise ValueError(
+            "the checkpoint's reader was tuned from the reader of an earlier stage, which it needs: put a TrainedBackbone "
+            "around this backbone, with the checkpoint that it was tuned from"
+        )
     wrong = [
         f"{name}: checkpoint {_shown(saved.get(name))}, here {_shown(mine.get(name))}"
         for name in sorted({*mine, *saved})

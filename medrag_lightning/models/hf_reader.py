@@ -19,6 +19,7 @@ from medrag_lightning.models.backbones import Backbone
 from medrag_lightning.models.checkpointing import enable_checkpointing, mark_checkpointed
 from medrag_lightning.models.families import Family, family_of, never_read
 from medrag_lightning.models.hf_processor import HfProcessor
+from medrag_lightning.models.image_path import current_features, trained_image_weights, zero_of_image_path
 from medrag_lightning.models.lora import LoraSettings, add_adapter, train_adapter_only
 from medrag_lightning.models.reader_digest import digest, weight_digests
 from medrag_lightning.models.reference import adapter_off
@@ -116,25 +117,22 @@ class HfReader(nn.Module):
         """Log-probability in nats of every answer token: float32 (R, L), 0 on padding; see scoring.py.
 
         Differentiable where gradients are on. In evaluation, what prompts, images and answers have in common runs once, as
-        far as that is tested to be exact in the family (families.py): mode `tree`, else `prefill`, else `rows`.
-
-        Raises:
-            RuntimeError: for prompts that share images, while the image path is trained or gradients are on.
+        far as that is tested to be exact in the family (families.py): mode `tree`, else `prefill`, else `rows`. In training,
+        so does what the prompts of a pack have in common (`packed`), and shared images; see image_path.py for their gradient.
         """
         evaluating = not (self.training or torch.is_grad_enabled())
         treelike = prompts.steering is None and self._tree_takes(prompts)
         with self._computation():
             prompts, features = self._images_of(prompts)
             mode: scoring.ScoringMode = "rows"
-            if evaluating and features is None and treelike:
-                features = self.vision_cache.features(self.core, self.family, prompts)
-            if evaluating and treelike:
-                mode = "tree"
+            if treelike and (evaluating or prompts.pack_of_prompt):
+                features = self._features(prompts) if features is None else features
+                mode = "tree" if evaluating else "packed"
             elif evaluating and self.family.shared_prefill and len(rows.ids_RL) > len(prompts.ids_PT):
                 mode = "prefill"
             logp_RL = scoring.token_logp(self.core, self.family, prompts, rows, mode, features, self.steering_factor_L)
         if self.training and torch.is_grad_enabled() and not prompts.vision:
-            logp_RL = logp_RL + self._zero_of_vision()
+            logp_RL = logp_RL + zero_of_image_path(self.core, self.family)
         if self.steering_factor_L is not None:  # a gradient of zero where these prompts were not steered by it
             logp_RL = logp_RL + 0.0 * self.steering_factor_L.sum()
         return logp_RL
@@ -186,9 +184,10 @@ class HfReader(nn.Module):
     def train(self, mode: bool = True) -> HfReader:
         """Training mode for what is trained; frozen parts stay in evaluation mode, so that their dropout stays off."""
         super().train(mode)
-        self.vision_cache.clear()
         if self.model is None:
             return self
+        if trained_image_weights(self.core, self.family):
+            self.vision_cache.clear()
         if self.adapter is not None:
             train_adapter_only(self.model, mode)
         elif self.freeze == "all_but_adapter":
@@ -211,13 +210,10 @@ class HfReader(nn.Module):
             return prompts, None
         if not self.family.answer_tree:
             return scoring.unshared(self.family, prompts), None
-        if torch.is_grad_enabled():
-            raise RuntimeError("features of shared images give no gradient: encode with share_images=False, or use no_grad")
-        parts = {self.family.vision, *self.family.projectors}
-        trained = (n for n, p in self.core.named_parameters() if p.requires_grad and parts.intersection(n.split(".")))
-        if self.training and (name := next(trained, None)) is not None:
-            raise RuntimeError(f"{name} is being trained, so image features change: encode with share_images=False")
-        return prompts, self.vision_cache.features(self.core, self.family, prompts)
+        return prompts, self._features(prompts)
+
+    def _features(self, prompts: EncodedPrompts) -> list[Features]:
+        return current_features(self.vision_cache, self.core, self.family, prompts, self.training)
 
     def _tree_takes(self, prompts: EncodedPrompts) -> bool:
         """Images laid out by prompt cannot be told apart unless they are shared."""
@@ -230,7 +226,7 @@ class HfReader(nn.Module):
         family = family_of(model.config.model_type)
         self._loaded = loaded
         self._description = {**self._settings(), "backbone": self.backbone.describe(loaded)}
-        self._compute_dtype = model.dtype
+        self.compute_dtype = model.dtype
         _quiet_generation(model)
         if self.gradient_checkpointing:
             enable_checkpointing(model)
@@ -264,22 +260,12 @@ class HfReader(nn.Module):
 
     def _computation(self) -> AbstractContextManager[Any]:
         """Autocast where the base computes in half precision while its trained weights are float32."""
-        if self._compute_dtype == torch.float32:
+        if self.compute_dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(self.core.device.type, dtype=self._compute_dtype)
+        return torch.autocast(self.core.device.type, dtype=self.compute_dtype)
 
     def _vision_towers(self) -> list[nn.Module]:
         return [m for name, m in self.core.named_modules() if name.rsplit(".", 1)[-1] == self.family.vision]
-
-    def _zero_of_vision(self) -> Tensor:
-        """Zero that depends on every trained weight of the image path.
-
-        So a batch without images gives them a gradient of zero, as distributed training wants, and not none.
-        """
-        parts = {self.family.vision, *self.family.projectors}
-        trained = ((name, p) for name, p in self.core.named_parameters() if p.requires_grad)
-        chosen = [p.sum() for name, p in trained if parts.intersection(name.split("."))]
-        return 0.0 * torch.stack(chosen).sum() if chosen else torch.zeros((), device=self.core.device)
 
 
 def _quiet_generation(model: Any) -> None:

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from medrag_lightning.models.families import Family
 
@@ -136,3 +137,39 @@ def train_adapter_only(model: nn.Module, mode: bool) -> None:
             module.lora_dropout.train(mode)
         elif isinstance(module, ModulesToSaveWrapper):
             module.modules_to_save.train(mode)
+
+
+def settle_adapter(adapted: Any) -> nn.Module:
+    """Makes the adapter of `add_adapter` part of the base for good, and gives the base without it, frozen parts and all.
+
+    Float32 weights take the update up. Others (half precision, 4 bits) would lose it to rounding: they keep it beside them,
+    as buffers of the layer that are added to its output just as the adapter did. ValueError if an update is not finite.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer):
+            base: Any = layer.get_base_layer()
+            if base.weight.dtype == torch.float32:
+                layer.merge(safe_merge=True)
+            else:
+                down, up = layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
+                _keep_beside(base, down.detach(), up.detach(), float(layer.scaling[ADAPTER_NAME]))
+    unloaded: nn.Module = adapted.unload()
+    return unloaded
+
+
+def _keep_beside(layer: nn.Module, down: Tensor, up: Tensor, scaling: float) -> None:
+    """Adds ``scaling * up(down(x))`` to the output of `layer` from now on; a second update is added to a first one."""
+    if not (torch.isfinite(down).all() and torch.isfinite(up).all()):
+        raise ValueError("an adapter's update is not finite; its training went wrong")
+    number = sum(name.startswith("kept_lora_down") for name, _ in layer.named_buffers(recurse=False))
+    names = f"kept_lora_down_{number}", f"kept_lora_up_{number}"
+    layer.register_buffer(names[0], down)
+    layer.register_buffer(names[1], up)
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        below, above = module.get_buffer(names[0]), module.get_buffer(names[1])
+        return (output + linear(linear(inputs[0].to(below.dtype), below), above) * scaling).to(output.dtype)
+
+    layer.register_forward_hook(add)
