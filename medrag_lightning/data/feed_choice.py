@@ -8,6 +8,7 @@ from medrag_lightning.data.augment import Augmentation
 from medrag_lightning.data.distillation_feed import DistillationFeed, DistillationPlan
 from medrag_lightning.data.feeds import CorpusFeed, Feed, ReadingFeed, World
 from medrag_lightning.data.fusion_feed import FusionFeed, FusionPlan
+from medrag_lightning.data.knowledge_sets import asked_again
 from medrag_lightning.data.noise import NoisePlan
 from medrag_lightning.data.pair_feed import PairFeed, PairPlan
 from medrag_lightning.data.preference_feed import PreferenceFeed
@@ -32,7 +33,7 @@ class Plans(Protocol):
 def feed_of(kind: str, world: World, plans: Plans) -> Feed:
     """The feed of a stage whose `feed` is `kind`."""
     if kind == "reading":
-        return ReadingFeed(world, plans.regimes, plans.augmentation, plans.noise)
+        return ReadingFeed(world, plans.regimes, plans.augmentation, plans.noise, asked_again)
     if kind == "corpus":
         return CorpusFeed(world)
     if kind == "scoring":

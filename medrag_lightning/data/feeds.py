@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from medrag_lightning.data.augment import Augmentation
 from medrag_lightning.data.evidence import EvidenceMixture, EvidencePicker
 from medrag_lightning.data.examples import CorpusItems, EvalExamples, TrainExamples
 from medrag_lightning.data.knowledge import KnowledgePlan
-from medrag_lightning.data.noise import OWN, NoisePlan, NoisyExamples, noisy_sets
+from medrag_lightning.data.noise import OWN, Found, NoisePlan, NoisyExamples, noisy_sets
 from medrag_lightning.data.sampler import SampleKey
 from medrag_lightning.interfaces import CandidateSource, OpenImage
 from medrag_lightning.records import Document, Query, Regime, Retrieved, Split
@@ -79,9 +79,13 @@ class Feed(Protocol):
         ...
 
 
+AskAgain = Callable[[World, Sequence[Query], Found], Sequence[Items]]
+"""From the queries of a split and the candidates of each system to data sets with another image or less evidence."""
+
+
 class ReadingFeed:
-    """Examples for a stage that reads: one data set a regime, one for each rival retriever, and one of spoilt evidence for each
-    system that a noise plan names.
+    """Examples for a stage that reads: one data set a regime, one for each rival retriever, one of spoilt evidence for each
+    system that a noise plan names, and what `ask_again` makes (`knowledge_sets.asked_again`, where the world has a plan).
     """
 
     def __init__(
@@ -90,8 +94,10 @@ class ReadingFeed:
         regimes: Sequence[Regime],
         augmentation: Augmentation | None,
         noise: NoisePlan | None = None,
+        ask_again: AskAgain | None = None,
     ) -> None:
         self.world, self.regimes, self.augmentation, self.noise = world, list(regimes), augmentation, noise
+        self.ask_again = ask_again
 
     def training(self) -> TrainExamples:
         """The training queries that have an answer."""
@@ -100,26 +106,35 @@ class ReadingFeed:
             raise ValueError("no training question has an answer; check the tables' splits")
         return TrainExamples(queries, self.world.picker(), self.world.open_image, self.augmentation, self.world.seed)
 
-    def validation(self, alone: bool) -> list[EvalExamples | NoisyExamples]:
-        """With retrieved evidence; in the verb `validate` with that of every regime, and spoilt (rivals are for the test)."""
-        regimes = [self._examples(Split.VAL, regime) for regime in (self.regimes if alone else [Regime.RETRIEVED])]
-        return [*regimes, *(self._noisy(Split.VAL, {OWN: self.world.retrieved}) if alone else [])]
+    def validation(self, alone: bool) -> list[Items]:
+        """With retrieved evidence; in the verb `validate` with that of every regime, spoilt, and asked again (rivals are for
+        the test).
+        """
+        if not alone:
+            return [self._examples(Split.VAL, Regime.RETRIEVED)]
+        own = {OWN: self.world.retrieved}
+        regimes = [self._examples(Split.VAL, regime) for regime in self.regimes]
+        return [*regimes, *self._noisy(Split.VAL, own), *self._again(Split.VAL, own)]
 
-    def test(self) -> list[EvalExamples | NoisyExamples]:
-        """The regimes, then the rivals, then what is spoilt."""
+    def test(self) -> list[Items]:
+        """The regimes, then the rivals, then what is spoilt, then what is asked again."""
         queries, open_image = self.world.queries[Split.TEST], self.world.open_image
         rivals = [
             EvalExamples(queries, self.world.picker(found), Regime.RETRIEVED, open_image, name)
             for name, found in self.world.of_rival.items()
         ]
-        noisy = self._noisy(Split.TEST, {OWN: self.world.retrieved, **self.world.of_rival})
-        return [*(self._examples(Split.TEST, regime) for regime in self.regimes), *rivals, *noisy]
+        found = {OWN: self.world.retrieved, **self.world.of_rival}
+        regimes = [self._examples(Split.TEST, regime) for regime in self.regimes]
+        return [*regimes, *rivals, *self._noisy(Split.TEST, found), *self._again(Split.TEST, found)]
 
     def prediction(self) -> EvalExamples:
         """The queries of the predicted split (test, unless the stage wants others) with their retrieved evidence."""
         return self._examples(self.world.predicted, Regime.RETRIEVED)
 
-    def _noisy(self, split: Split, found: Mapping[str, Mapping[str, Retrieved]]) -> list[NoisyExamples]:
+    def _again(self, split: Split, found: Found) -> Sequence[Items]:
+        return [] if self.ask_again is None else self.ask_again(self.world, self.world.queries[split], found)
+
+    def _noisy(self, split: Split, found: Found) -> list[NoisyExamples]:
         if self.noise is None:
             return []
         queries, sources = self.world.queries[split], {OWN: self.world.source, **self.world.rivals}

@@ -101,7 +101,7 @@ class MedragData(L.LightningDataModule):
         train_part: str = "all",
     ) -> None:
         super().__init__()
-        check_names(tables, regimes, rivals or {}, noise)
+        check_names(tables, regimes, rivals or {}, noise, knowledge)
         self.tables, self.corpus, self.source, self.only, self.train_part = tables, corpus, source, only, train_part
         self.pair_tables, self.rivals, self.own_reports = list(pair_tables or []), dict(rivals or {}), list(own_reports or [])
         self.evidence, self.augmentation, self.max_pixels = evidence, augmentation, max_pixels
