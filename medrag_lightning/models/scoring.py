@@ -1,11 +1,12 @@
 """The exact scorer: log p(answer | prompt) in nats, teacher-forced, only the answers' positions through the LM head.
 
 Prompts are left-padded and answers right-padded, so the L positions that predict an answer are the same for every row.
-Positions are given explicitly, so padding never changes a score. Three modes compute the same numbers:
+Positions are given explicitly, so padding never changes a score. Four modes compute the same numbers:
 
 - ``rows``: each row is its prompt and its answer in one sequence. Differentiable; one vision pass a row.
 - ``prefill``: each prompt runs once into a key-value cache, copied for its answers: one vision pass a prompt.
 - ``tree``: as `prefill`, and each image, each shared start of prompts and of answers once (tree_scoring.py).
+- ``packed``: differentiable; each image and each shared start of the prompts of a pack once (packed_scoring.py).
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 
 from medrag_lightning.batches import AnswerRows, EncodedPrompts
 from medrag_lightning.models.families import Family
+from medrag_lightning.models.packed_scoring import by_packs
 from medrag_lightning.models.steering import steered
 from medrag_lightning.models.tree_scoring import by_tree, chunks, supports_tree, tokens_per_pass
 from medrag_lightning.models.vision_cache import Features, encoder_output, select_images
 from medrag_lightning.models.window import last_layer_window
 
-ScoringMode = Literal["rows", "prefill", "tree"]
+ScoringMode = Literal["rows", "prefill", "tree", "packed"]
 
 
 def token_logp(
@@ -44,8 +46,9 @@ def token_logp(
         prompts: P prompts.
         rows: R answers.
         mode: `rows`; or, without a gradient, `prefill`, which needs a family with `shared_prefill`, or `tree`, which needs
-            one with `answer_tree`.
-        features: of every image in ``prompts.vision``, in order. Needed for prompts that share images, and in mode `tree`.
+            one with `answer_tree`; or `packed`, which needs the same and prompts with `pack_of_prompt`.
+        features: of every image in ``prompts.vision``, in order. Needed for prompts that share images, and in the modes `tree`
+            and `packed`.
         factor_L: of each decoder layer, for prompts whose steering is `learned` (steering.py).
 
     Returns:
@@ -54,10 +57,10 @@ def token_logp(
     _check(prompts, rows, features, mode)
     if mode == "rows":
         return _by_rows(model, family, prompts, rows, features, factor_L)
-    if mode == "tree":
+    if mode in ("tree", "packed"):
         if features is None or not supports_tree(model, family):
-            raise ValueError("mode 'tree' needs image features, and a reader family and attention it is proven exact for")
-        return by_tree(model, family, prompts, features, rows)
+            raise ValueError(f"mode {mode!r} needs image features, and a reader family and attention it is proven exact for")
+        return (by_tree if mode == "tree" else by_packs)(model, family, prompts, features, rows)
     if not family.shared_prefill:
         raise ValueError("mode 'prefill' is not proven exact for this reader family; use mode 'rows'")
     return _by_prefills(model, family, prompts, rows, features, factor_L)
@@ -134,10 +137,11 @@ def select_prompts(family: Family, prompts: EncodedPrompts, index: list[int]) ->
         images = [i for p in index for i in range(ends[p] - counts[p], ends[p])]
         vision = select_images(family, vision, images)
     taken = tuple(counts[p] for p in index) if counts else ()
+    packs = tuple(prompts.pack_of_prompt[p] for p in index) if prompts.pack_of_prompt else ()
     ids_PT, mask_PT = prompts.ids_PT[chosen], prompts.mask_PT[chosen]
     roles = None if prompts.roles is None else prompts.roles.of_prompts(chosen)
     kept = replace(prompts, ids_PT=ids_PT, mask_PT=mask_PT, roles=roles)
-    return replace(kept, vision=vision, images_of_prompt=taken, image_places=places)
+    return replace(kept, vision=vision, images_of_prompt=taken, image_places=places, pack_of_prompt=packs)
 
 
 def _by_rows(
@@ -237,14 +241,16 @@ def _continued(place: Tensor, count: int) -> Tensor:
 
 
 def _gathered(logits_RLV: Tensor, ids_RL: Tensor, mask_RL: Tensor) -> Tensor:
-    logits_RLV = logits_RLV.float()
+    logits_RLV = logits_RLV if logits_RLV.dtype == torch.float64 else logits_RLV.float()
     logp_RL = logits_RLV.gather(-1, ids_RL.unsqueeze(-1)).squeeze(-1) - logits_RLV.logsumexp(-1)
     return logp_RL.masked_fill(~mask_RL, 0.0)
 
 
 def _check(prompts: EncodedPrompts, rows: AnswerRows, features: Sequence[Features] | None, mode: ScoringMode) -> None:
-    if prompts.steering is not None and mode == "tree":
-        raise ValueError("mode 'tree' moves prompts' tokens, which steering goes by; use mode 'prefill' or 'rows'")
+    if prompts.steering is not None and mode in ("tree", "packed"):
+        raise ValueError(f"mode {mode!r} moves prompts' tokens, which steering goes by; use mode 'prefill' or 'rows'")
+    if mode == "packed" and len(prompts.pack_of_prompt) != len(prompts.ids_PT):
+        raise ValueError(f"{len(prompts.pack_of_prompt)} packs are named for {len(prompts.ids_PT)} prompts; set pack_of_prompt")
     if prompts.image_places and features is None:
         raise ValueError("prompts that share images need the features of those images")
     if not bool(prompts.mask_PT[:, -1].all()):

@@ -23,7 +23,8 @@ class VisionCache:
     """The least recently used features go first. Everything goes when a weight of the image path has changed.
 
     A change is seen by the place in memory and the version counter of every weight; and, since fused optimizers count no
-    version, by a sample of the values of those that can be trained. The reader also clears it with every change of mode.
+    version, by a sample of the values of those that can be trained. A reader that trains its image path also clears it with
+    every change of mode.
 
     Args:
         max_bytes: of all features kept; 0 keeps none.
@@ -47,18 +48,27 @@ class VisionCache:
         self._kept.clear()
         self._bytes, self._modules, self._model = 0, [], None
 
-    def features(self, model: Any, family: Family, prompts: EncodedPrompts) -> list[Features]:
-        """The features of every image in `prompts.vision`, in order; those with a key are kept."""
+    def features(self, model: Any, family: Family, prompts: EncodedPrompts, alone: bool = False) -> list[Features]:
+        """The features of every image in `prompts.vision`, in order, without gradients; those with a key are kept.
+
+        With `alone`, each image has a pass of its own, so that its bits do not depend on what else was in a batch: training
+        that is resumed then goes on as if it had not been interrupted. What was computed together is kept apart from that.
+        """
+        with torch.inference_mode(False), torch.no_grad():  # what an evaluation keeps may serve training
+            return self._features(model, family, prompts, alone)
+
+    def _features(self, model: Any, family: Family, prompts: EncodedPrompts, alone: bool) -> list[Features]:
         self._forget_old_weights(model, family)
-        keys = prompts.image_keys
+        keys = [f"alone {key}" for key in prompts.image_keys] if alone else prompts.image_keys
+        at_once = 1 if alone else _IMAGES_PER_PASS
         if not prompts.vision:
             return []
         if not keys:
             return self._compute(model, family, prompts.vision, None)
         missing = [i for i, key in enumerate(keys) if key not in self._kept]
         made: dict[int, Features] = {}
-        for start in range(0, len(missing), _IMAGES_PER_PASS):
-            some = missing[start : start + _IMAGES_PER_PASS]
+        for start in range(0, len(missing), at_once):
+            some = missing[start : start + at_once]
             made |= dict(zip(some, self._compute(model, family, prompts.vision, some), strict=True))
         found = [made[i] if i in made else self._kept[key] for i, key in enumerate(keys)]
         for key, features in zip(keys, found, strict=True):
@@ -66,12 +76,8 @@ class VisionCache:
         return found
 
     def _compute(self, model: Any, family: Family, vision: Mapping[str, Tensor], index: list[int] | None) -> list[Features]:
-        inputs = vision if index is None else select_images(family, vision, index)
-        _gather_weights_for_features(model)
-        output = model.get_image_features(**inputs, return_dict=True)
-        parts = [output.pooler_output, *getattr(output, "deepstack_features", ())]
         # Cloned: a view would keep the features of its whole pass alive.
-        features: list[Features] = [tuple(part.clone() for part in parts_of) for parts_of in zip(*parts, strict=True)]
+        features: list[Features] = [tuple(part.clone() for part in of) for of in image_features(model, family, vision, index)]
         self.computed += len(features)
         return features
 
@@ -98,6 +104,15 @@ class VisionCache:
             self._kept.clear()
             self._bytes = 0
         self._stamp = stamp
+
+
+def image_features(model: Any, family: Family, vision: Mapping[str, Tensor], index: list[int] | None = None) -> list[Features]:
+    """The features of the images numbered `index` (None: of all), with a gradient where gradients are on."""
+    inputs = vision if index is None else select_images(family, vision, index)
+    _gather_weights_for_features(model)
+    output = model.get_image_features(**inputs, return_dict=True)
+    parts = [output.pooler_output, *getattr(output, "deepstack_features", ())]
+    return list(zip(*parts, strict=True))
 
 
 def encoder_output(features: Sequence[Features]) -> Any:

@@ -116,18 +116,30 @@ def test_the_least_recently_used_go_first_and_bytes_are_bounded() -> None:
         VisionCache(-1)
 
 
-def test_refused_while_the_image_path_is_trained_or_gradients_are_on() -> None:
-    made = reader("llava")
-    encoded, rows = made.processor.encode_prompts(prompts(), share_images=True), answer_rows(made, [0], ["yes"])
-    with pytest.raises(RuntimeError, match="give no gradient"):
-        made.token_logp(encoded, rows)
-    made.train()
-    with torch.no_grad(), pytest.raises(RuntimeError, match=r"vision_tower.* is being trained"):
-        made.token_logp(encoded, rows)
-    with pytest.raises(RuntimeError, match="is being trained"):
-        made.generate(encoded, 2)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_of_a_trained_path_are_shared_with_their_gradient(family: str) -> None:
+    made = reader(family).train()
+    rows = answer_rows(made, [0, 1, 3, 4], ["yes"] * 4)
+    found = []
+    for share in (True, False):
+        made.zero_grad()
+        logp_RL = made.token_logp(made.processor.encode_prompts(prompts(), share_images=share), rows)
+        logp_RL.sum().backward()
+        found.append((logp_RL.detach(), [p.grad.clone() for p in made.parameters() if p.grad is not None]))
+    assert len(made.vision_cache) == 0
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=0)
+    for shared, plain in zip(found[0][1], found[1][1], strict=True):
+        assert (shared - plain).norm() <= 1e-4 * plain.norm() + 1e-5
+
+
+def test_a_trained_path_keeps_nothing_in_training_and_a_frozen_one_does() -> None:
+    made = reader("llava").train()
+    scored(made, shows(0))
+    scored(made, shows(0))
+    assert made.vision_cache.computed == len(made.vision_cache) == 0
+    assert made.generate(made.processor.encode_prompts([shows(0)], share_images=True), 2)
     frozen = HfReader(tiny("llava"), adapter=LoraSettings(rank=2))
     frozen.prepare(TEXTS)
-    frozen.train()
-    with torch.no_grad():
-        assert frozen.token_logp(encoded, rows).shape == rows.ids_RL.shape
+    for mode in (True, False, True, False):
+        scored(frozen.train(mode), shows(0))
+    assert frozen.vision_cache.computed == 2  # once alone, for training, and once with others
