@@ -17,6 +17,7 @@ from medrag_lightning.metrics.critical_layers import (
     layers_of,
     windows,
 )
+from medrag_lightning.metrics.knowledge import KnowledgeRate, KnowledgeUse, knowledge_use
 from medrag_lightning.metrics.ledger import Account, Entry, Ledger, Outcome, ledger_of, sign_test
 from medrag_lightning.metrics.noise import LossRatio, NoiseCurves, NoisePoint, loss_ratio, noise_curves
 from medrag_lightning.metrics.parsing import answer_tokens, label_of, normalise_answer, parse_closed
@@ -79,6 +80,8 @@ __all__ = [
     "EvidenceAnalysis",
     "Inconsistency",
     "Knockout",
+    "KnowledgeRate",
+    "KnowledgeUse",
     "LayerCurve",
     "LayerRule",
     "Ledger",
@@ -125,6 +128,7 @@ __all__ = [
     "item_scores",
     "judge",
     "judged_retrieval",
+    "knowledge_use",
     "label_of",
     "layer_curve",
     "layers_of",
