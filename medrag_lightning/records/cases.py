@@ -85,7 +85,7 @@ class Query:
         modality: free text such as ``CT``; None where unknown.
         source: the name of the data set.
         need: for generated worlds, the evidence that the question needs (``image``, ``report``, ``either``, ``both``,
-            ``none``, ``poisoned``); None for real data.
+            ``none``, ``poisoned``, ``document``, ``image_document``, ``report_document``); None for real data.
         relevant_ids: for generated worlds, the documents that answer the question.
         poison_ids: for generated worlds, the documents that mislead.
     """
