@@ -12,6 +12,7 @@ from medrag_lightning.artifacts import counter_rng
 from medrag_lightning.batches import Example
 from medrag_lightning.data.corruption import corrupted, corruption_name
 from medrag_lightning.data.feeds import World
+from medrag_lightning.data.knowledge_conditions import KnowledgeConditions
 from medrag_lightning.data.other_cases import OtherCases
 from medrag_lightning.interfaces import OpenImage
 from medrag_lightning.records import (
@@ -45,6 +46,8 @@ class Conditions:
         no_image: no image in the query's place.
         corrupted: the query's image changed on purpose: `blank`, `noise:0.5`, `blur:0.05` (data/corruption.py).
         changed_image_with: what stands beside another, missing or corrupted image.
+        knowledge: for each evidence set of `data.knowledge`: the set whole, without its reports and without its documents; the
+            set with the other image; no evidence, with either image. Preference pairs are built from these.
     """
 
     none: bool = True
@@ -58,6 +61,7 @@ class Conditions:
     no_image: bool = False
     corrupted: tuple[str, ...] = ()
     changed_image_with: tuple[EvidenceShown, ...] = ("none",)
+    knowledge: bool = False
 
     def __post_init__(self) -> None:
         if self.random < 0:
@@ -79,7 +83,8 @@ class Conditions:
         switches = ("none", "each_candidate", "all_candidates", "random", "oracle", "poisoned")
         named = [name for name in switches if getattr(self, name)]
         named += ["other_evidence"] if self.other_evidence != "no" else []
-        return named + [name for name in ("other_image", "no_image") if getattr(self, name)] + images
+        named += [name for name in ("other_image", "no_image") if getattr(self, name)] + images
+        return named + (["knowledge"] if self.knowledge else [])
 
 
 class ConditionPlanner:
@@ -89,11 +94,17 @@ class ConditionPlanner:
         world: queries, corpus and candidates.
         queries: those that are scored; another query's image or evidence comes from among them.
         chosen: the kinds of conditions.
+
+    Raises:
+        ValueError: `knowledge` is asked for, and `data.knowledge` is not set, or what it needs is not there.
     """
 
     def __init__(self, world: World, queries: Sequence[Query], chosen: Conditions) -> None:
         self.world, self.queries, self.chosen = world, list(queries), chosen
         self.picker, self.others = world.picker(), OtherCases(queries, world.seed)
+        if chosen.knowledge and world.knowledge is None:
+            raise ValueError("scoring.conditions.knowledge: data.knowledge is not set; say there which evidence sets")
+        self.knowledge = KnowledgeConditions(world, queries) if chosen.knowledge else None
 
     def of(self, query: Query) -> list[tuple[str, Condition]]:
         """The conditions of a query in order, each after its kind; two kinds may give the same condition."""
@@ -102,6 +113,9 @@ class ConditionPlanner:
     def _of_kind(self, query: Query, kind: str) -> list[Condition]:
         if kind in ("other_image", "no_image") or kind.startswith("corrupted "):
             return self._changed_image(query, kind)
+        if kind == "knowledge":
+            assert self.knowledge is not None
+            return [condition for one in self.knowledge.of(query) for condition in one.conditions()]
         return [Condition(ids) for ids in self._evidence(query, kind)]
 
     def _evidence(self, query: Query, kind: str) -> list[Evidence]:
