@@ -146,8 +146,8 @@ class AttentionMassWriter(L.Callback):
 
     def _system_of(self, example: Example) -> SystemMass | None:
         name = example.system or SYSTEM_NAMES[example.regime]
-        if self.systems is not None and name not in self.systems:
-            return None
+        if example.variant is not None or (self.systems is not None and name not in self.systems):
+            return None  # with another image or less evidence it is no system of its own
         key = f"{name} {example.noise}"
         return self._systems.setdefault(key, SystemMass(name, example.noise))
 

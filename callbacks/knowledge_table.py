@@ -1,0 +1,164 @@
+"""What a reader relies on, after a test with `data.knowledge`: MD, KUD and KID by source, printed, written and drawn."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from rich import get_console
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from callbacks.evaluated import answering_stage, query_holder, run_folder
+from callbacks.knowledge_plot import draw_knowledge
+from callbacks.table_cells import gap_cell, new_table, percent_cell
+from medrag_lightning.artifacts import atomic_write, write_bytes, write_json
+from medrag_lightning.metrics import RETRIEVED, Bootstrap, KnowledgeUse, Metric, Unit, cluster_of, knowledge_use
+
+WIDTH = 120
+COLUMNS = {"reports": "reports alone", "documents": "documents alone", "both": "both, as found", "any": "any of them"}
+ROWS = {
+    "md": "MD: right with another image, too",
+    "md_strict": "MD, where that image alone fails",
+    "kud": "KUD: still wrong, of wrong without",
+    "kid": "KID: then wrong, of right without",
+    "over_reliance": "over-reliance: errors right without",
+    "copied": "same answer with another image",
+    "kud_worded": "KUD as worded (higher is better)",
+}
+BY_KIND = {("md", "both"): "MD", ("md_strict", "both"): "MD (alone fails)", ("kud", "both"): "KUD", ("kid", "both"): "KID",
+           ("kid", "any"): "KID any"}  # fmt: skip
+HOW = (
+    "knowledge: % [{confidence:.0%} interval] / questions that the condition names, by bootstrap over {unit}s, {resamples} "
+    "resamples; lower is better but for KUD as worded; retrieved -: the retrieved system minus a rival, resampled in pairs, "
+    "* excludes 0. Another image: data.knowledge.counter_image {image}. Everything: {file}.json"
+)
+
+
+class KnowledgeTable(L.Callback):
+    """After a test with `data.knowledge`: ``knowledge.json``, ``knowledge.csv``, ``plots/knowledge.png`` in the run folder, and
+    a printed table: how far a reader goes by its image (MD, same answers), uses evidence that it needs (KUD), and withstands
+    evidence that misleads (KID, over-reliance), by source of evidence, need and answer type.
+
+    The verb `validate` writes ``knowledge_val.*``. Silent where nothing was asked again: one base config serves all.
+
+    Args:
+        resampling_unit: what the bootstrap draws; questions about one patient are drawn together by default.
+        resamples: how many.
+        confidence: of the intervals.
+        seed: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        resampling_unit: Literal["patient", "study", "image", "query"] = "patient",
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        self.unit, self.bootstrap = Unit(resampling_unit), Bootstrap(resamples, confidence, seed)
+        self._to_print: Group | None = None
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Computes, writes and draws (process 0)."""
+        self._report(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same for the verb `validate`; not for the validations of a fit."""
+        if trainer.state.fn == "validate":
+            self._report(trainer, pl_module, "val")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Prints the table, after everything that the trainer prints."""
+        if self._to_print is not None:
+            console = get_console()  # the one that a live progress bar draws on
+            (console if console.is_terminal else Console(width=WIDTH)).print(self._to_print)
+            self._to_print = None
+
+    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
+        stage = answering_stage(pl_module, self)
+        if stage is None or not trainer.is_global_zero or all(p.variant is None for p in stage.predictions):
+            return
+        data = query_holder(trainer, self)
+        asked = {prediction.query_id for prediction in stage.predictions}
+        queries = [query for query in data.split_queries(split) if query.id in asked]
+        use = knowledge_use(stage.predictions, cluster_of(queries, self.unit), self.bootstrap)
+        folder, name, b = run_folder(trainer), "knowledge" if split == "test" else f"knowledge_{split}", self.bootstrap
+        image = str(getattr(getattr(data, "knowledge", None), "counter_image", "not known"))
+        how = HOW.format(unit=self.unit, resamples=b.resamples, confidence=b.confidence, image=image, file=name)
+        write_json(folder / f"{name}.json", {"how": how, "counter_image": image, **use.as_json()})
+        write_rates(folder / f"{name}.csv", use)
+        synthetic = any("synthetic" in query.source.casefold() for query in queries)
+        write_bytes(folder / "plots" / f"{name}.png", draw_knowledge(use, image, synthetic))
+        self._to_print = render_knowledge(use, how)
+
+
+def write_rates(path: Path, use: KnowledgeUse) -> None:
+    """One line a number, atomically."""
+    records = [rate.as_record() for rate in use.rates]
+    with atomic_write(path, "w") as stream:
+        writer = csv.DictWriter(stream, list(records[0]) if records else ["metric"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def render_knowledge(use: KnowledgeUse, how: str) -> Group:
+    """A table a system (metric by source), one a rival of its differences, one by need and answer type; then notes."""
+    systems = list(dict.fromkeys(rate.system for rate in use.rates))
+    parts: list[Any] = []
+    for system in systems:
+        parts += [_table(use, system), Text()]
+        if system != RETRIEVED and RETRIEVED in systems:
+            parts += [_gaps(use, system), Text()]
+    if systems and any(rate.subset != "all" for rate in use.rates):
+        parts += [_kinds(use, systems), Text()]
+    return Group(*parts, *(Text(f"- {note}") for note in (how, *use.notes, *_missing(use, systems))))
+
+
+def _table(use: KnowledgeUse, system: str) -> Table:
+    found = use.of(system)
+    table = new_table(f"{system}, % (lower is better)", list(COLUMNS.values()))
+    for metric, words in ROWS.items():
+        cells = [_cell(found[metric, source].value) if (metric, source) in found else "" for source in COLUMNS]
+        table.add_row(words, *cells)
+    return table
+
+
+def _gaps(use: KnowledgeUse, system: str) -> Table:
+    found = use.of(system)
+    table = new_table(f"{RETRIEVED} - {system}, %", list(COLUMNS.values()))
+    for metric, words in ROWS.items():
+        minus = [found[metric, source].reference_minus if (metric, source) in found else None for source in COLUMNS]
+        table.add_row(words, *map(gap_cell, minus))
+    return table
+
+
+def _kinds(use: KnowledgeUse, systems: Sequence[str]) -> Table:
+    """The main shares of the questions of each need and answer type."""
+    table = new_table("by kind of question, %", list(BY_KIND.values()))
+    subsets = [name for name in dict.fromkeys(rate.subset for rate in use.rates) if name != "all"]
+    for system in systems:
+        for subset in subsets:
+            found = use.of(system, subset)
+            if any(found[key].value.n for key in BY_KIND):
+                table.add_row(f"{system}, {subset}", *(_cell(found[key].value) for key in BY_KIND))
+    return table
+
+
+def _cell(metric: Metric) -> str:
+    """``12 [8, 17] / 230``; a dash where there is no value."""
+    return f"{percent_cell(metric)} / {metric.n}" if metric.n else "-"
+
+
+def _missing(use: KnowledgeUse, systems: Sequence[str]) -> list[str]:
+    """Why a share of all questions has no value: one line a reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for system in systems:
+        for (metric, source), rate in use.of(system).items():
+            if not rate.value.n:
+                found.setdefault((system, rate.value.reason), []).append(f"{metric} ({source})")
+    return [f"{system}: {', '.join(names)}: {reason}" for (system, reason), names in found.items()]
