@@ -22,7 +22,8 @@ def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | No
 
     Args:
         config: the run's ``config.yaml``; ``${NAME}`` in it is filled in from the environment, ``${run_folder}`` is its folder.
-        checkpoint: whose weights the reader gets, such as ``checkpoints/best-step=120.ckpt``.
+        checkpoint: whose weights the reader gets, such as ``checkpoints/best-step=120.ckpt``; of that stage, or of
+            `reader_preference` over the same reader.
         fusion: in place of the run's own, such as the one that `validate` tuned.
 
     Raises:

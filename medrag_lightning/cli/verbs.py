@@ -171,9 +171,10 @@ class MedragCLI(LightningCLI):
             raise root from None
 
     def after_instantiate_classes(self) -> None:
-        """Refuses a checkpoint of another stage, before data are read."""
+        """Refuses a checkpoint of another stage, before data are read; some stages may read (not resume) some others'."""
         mine = getattr(self.model, "stage_name", None)
-        if self.head.stage is not None and mine is not None and self.head.stage != mine:
+        readable = () if self.subcommand == "fit" else getattr(self.model, "reads", ())
+        if self.head.stage is not None and mine is not None and self.head.stage not in (mine, *readable):
             raise ValueError(
                 f"--ckpt_path: the checkpoint is of stage {self.head.stage!r}, this run is stage {mine!r}. --ckpt_path "
                 "goes on with the same stage; to start from another stage's weights give --model.init_args.init_from"

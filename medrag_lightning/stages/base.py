@@ -52,9 +52,14 @@ class Schedule:
 
 
 class Stage(L.LightningModule):
-    """Base of the stages. A subclass sets `stage_name` and says in `describe` what its checkpoint depends on."""
+    """Base of the stages. A subclass sets `stage_name` and says in `describe` what its checkpoint depends on.
+
+    `reads` names other stages whose checkpoints describe and hold the same: this stage may evaluate their weights and start
+    from them. It never resumes them.
+    """
 
     stage_name: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, optimizer: OptimizerCallable, schedule: Schedule, seed: int) -> None:
         super().__init__()
@@ -118,7 +123,11 @@ class Stage(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds dropout by (epoch, batch, process): a resumed run draws what an uninterrupted one would have drawn."""
         rng = counter_rng(self.seed, "step", self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(int(rng.integers(2**62)))
+        seed = int(rng.integers(2**62))
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)
+        else:  # also remembers a stack trace for a GPU that is not in use yet
+            torch.manual_seed(seed)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what trains, and names the stage."""
@@ -128,14 +137,16 @@ class Stage(L.LightningModule):
         checkpoint[CHECKPOINT_KEY]["trained"] = sorted(keep)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses another stage's checkpoint and one that lacks a trained weight."""
-        self.accept(checked_description(checkpoint, self.stage_name, "the checkpoint given as --ckpt_path"))
+        """Refuses another stage's checkpoint (where training is not resumed: but for `reads`) and one that lacks a weight."""
+        resumes = self._trainer is not None and self._trainer.state.fn == "fit"
+        stages = (self.stage_name, *(() if resumes else self.reads))
+        self.accept(checked_description(checkpoint, stages, "the checkpoint given as --ckpt_path"))
         # A strategy that shards has loaded the weights itself, and taken them out.
         self._check_names(checkpoint.get("state_dict") or checkpoint[CHECKPOINT_KEY]["trained"])
 
     def load_weights_from(self, path: str) -> None:
         """Starts from another run's checkpoint: weights only; step, optimizer and data position begin anew."""
-        description, weights = read_checkpoint(path, self.stage_name)
+        description, weights = read_checkpoint(path, (self.stage_name, *self.reads))
         self.accept(description)
         self._check_names(weights)
         self.load_state_dict(weights, strict=False)
@@ -150,23 +161,27 @@ class Stage(L.LightningModule):
             )
 
 
-def read_checkpoint(path: str, stage: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and trained weights of a checkpoint of `stage`; ValueError if there is none, or one of another stage."""
+def read_checkpoint(path: str, stage: str | tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and trained weights of a checkpoint of `stage` (or of one of several); ValueError if there is none."""
     if not Path(path).is_file():
-        raise ValueError(f"{path}: there is no such checkpoint; fit stage {stage} first, or correct the path")
+        first = stage if isinstance(stage, str) else stage[0]
+        raise ValueError(f"{path}: there is no such checkpoint; fit stage {first} first, or correct the path")
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     return checked_description(checkpoint, stage, path), checkpoint["state_dict"]
 
 
-def checked_description(checkpoint: dict[str, Any], stage: str, where: str | Path) -> dict[str, Any]:
-    """The description inside a checkpoint of `stage`; ValueError if it is of another stage or not ours."""
+def checked_description(checkpoint: dict[str, Any], stage: str | tuple[str, ...], where: str | Path) -> dict[str, Any]:
+    """The description inside a checkpoint of `stage` (or of one of several); ValueError if it is of another or not ours."""
     head = checkpoint.get(CHECKPOINT_KEY)
     if head is None:
         raise ValueError(f"{where} was not written by a medrag_lightning stage")
-    if head["stage"] != stage:
+    stages = (stage,) if isinstance(stage, str) else stage
+    if head["stage"] not in stages:
+        wanted = " or ".join(map(repr, stages))
         raise ValueError(
-            f"{where} is of stage {head['stage']!r}, this run is stage {stage!r}. --ckpt_path resumes the same stage; "
-            "to start a stage from an earlier one give --model.init_args.init_from."
+            f"{where} is of stage {head['stage']!r}, and one of stage {wanted} is needed. --ckpt_path resumes the same stage; "
+            f"--model.init_args.init_from starts from weights of {wanted}; a reader that is to be tuned further stands in the "
+            "backbone of the new one (models.trained_backbone.TrainedBackbone)."
         )
     description: dict[str, Any] = head["description"]
     return description

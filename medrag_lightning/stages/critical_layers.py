@@ -56,7 +56,7 @@ class CalibrateLayers(L.LightningModule):
         resamples: of the intervals and of the test for chance.
         confidence: of both.
         max_new_tokens: longest answer to an open question, which is right if it equals the known answer.
-        init_from: checkpoint of stage `reader_raft`; null takes the reader as it is.
+        init_from: checkpoint of stage `reader_raft` or `reader_preference`; null takes the reader as it is.
         allow_prompt_change: accepts a checkpoint that was trained with another template.
         seed: of the resamples.
     """

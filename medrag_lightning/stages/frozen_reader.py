@@ -1,4 +1,4 @@
-"""A frozen reader with the weights of a `reader_raft` checkpoint: how stages that only read begin."""
+"""A frozen reader with the weights of a reader stage's checkpoint: how stages that only read begin."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from medrag_lightning.interfaces import Reader
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.stages.base import read_checkpoint
 
+READER_STAGES = ("reader_raft", "reader_preference")
+"""Those that train a reader, and describe it alike."""
+
 
 def load_reader(stage: nn.Module, reader: Reader, init_from: str, template: PromptTemplate | None) -> dict[str, Any]:
     """Puts the trained weights of checkpoint `init_from` into `stage`, whose attribute ``reader`` is `reader`.
@@ -18,7 +21,7 @@ def load_reader(stage: nn.Module, reader: Reader, init_from: str, template: Prom
     Args:
         stage: what the weights' names are relative to.
         reader: restored first.
-        init_from: a checkpoint of stage `reader_raft`.
+        init_from: a checkpoint of stage `reader_raft` or `reader_preference`.
         template: that of this run; None accepts a reader that was trained with another.
 
     Returns:
@@ -27,7 +30,7 @@ def load_reader(stage: nn.Module, reader: Reader, init_from: str, template: Prom
     Raises:
         ValueError: the checkpoint is of another stage, template or reader.
     """
-    description, weights = read_checkpoint(init_from, "reader_raft")
+    description, weights = read_checkpoint(init_from, READER_STAGES)
     if template is not None and description["template"] != template.fingerprint():
         raise ValueError(
             f"{init_from}: the reader was trained with prompt order {description['prompt_order']!r} and another template than "

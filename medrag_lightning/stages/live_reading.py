@@ -22,7 +22,7 @@ class LiveReading(nn.Module):
 
     Args:
         reader: the reader; frozen, and in evaluation mode always.
-        checkpoint: of stage `reader_raft`; None for the reader as it is.
+        checkpoint: of stage `reader_raft` or `reader_preference`; None for the reader as it is.
         template: how prompts are built.
         chunk: prompts at a time.
 

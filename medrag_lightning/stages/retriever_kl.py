@@ -57,7 +57,7 @@ class RetrieverKl(Stage):
             `val/loss`, and keep that in the checkpoint. So heads are not worse on validation than the retriever they began as
             (share 0: nothing that holds there was learnt). Training goes on with all of query_mix. Query heads only.
         reader: reads candidates live, in every step, instead of from a table; null for the table. Frozen.
-        reader_from: checkpoint of stage `reader_raft` for `reader`.
+        reader_from: checkpoint of stage `reader_raft` or `reader_preference` for `reader`.
         reader_chunk: prompts that `reader` gets at a time; it changes no number.
         template: how `reader`'s prompts are built.
         seed: of dropout.

@@ -43,7 +43,7 @@ class Score(L.LightningModule):
         generate: which questions are also answered in the reader's own words (slow; open questions are right or wrong by
             them alone).
         max_new_tokens: longest answer in its own words; only where something is generated.
-        init_from: checkpoint of stage `reader_raft`; null scores with the reader as it is.
+        init_from: checkpoint of stage `reader_raft` or `reader_preference`; null scores with the reader as it is.
         allow_prompt_change: accepts a checkpoint that was trained with another template.
     """
 

@@ -85,6 +85,11 @@ class OtherStage(Stage):
     stage_name = "other"
 
 
+class ReadingStage(Stage):
+    stage_name = "reading"
+    reads = ("toy",)
+
+
 class Loader:
     def __init__(self, seed):
         self.seed, self.epoch, self.position = seed, 0, 0

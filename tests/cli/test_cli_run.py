@@ -112,6 +112,11 @@ def test_checkpoints_that_do_not_fit_are_refused(run):
     code, err = run("fit", "-c", "toy.yaml", *other, "--ckpt_path", "last")
     assert code == 2
     assert "of stage 'toy', this run is stage 'other'" in err
+    reading = [*other[:1], "toy_parts.ReadingStage", *other[2:], "--ckpt_path", "last"]
+    assert run("test", "-c", "toy.yaml", *reading)[0] == 0
+    code, err = run("fit", "-c", "toy.yaml", *reading)
+    assert code == 2
+    assert "of stage 'toy', this run is stage 'reading'" in err
     path = Path("mine/checkpoints/last.ckpt")
     path.write_bytes(path.read_bytes()[:-200])
     code, err = run("fit", "-c", "mine/config.yaml", "--ckpt_path", "last")

@@ -48,3 +48,18 @@ def test_dropout_is_seeded_by_epoch_batch_and_process():
         module.on_train_batch_start(None, batch)
         drawn.append(torch.rand(1).item())
     assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_dropout_is_seeded_as_by_torch_but_without_asking_for_a_gpu(monkeypatch):
+    module = stage()
+    module.on_train_batch_start(None, 3)
+    drawn = torch.rand(4)
+    torch.manual_seed(torch.default_generator.initial_seed())
+    assert torch.rand(4).equal(drawn)
+
+    def fail(seed):
+        raise AssertionError("a stack trace is formatted here, in every step")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", fail)
+    module.on_train_batch_start(None, 3)
+    assert torch.rand(4).equal(drawn)
