@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medrag_lightning.metrics import vqa
@@ -30,7 +30,9 @@ NO_YES_NO = "no yes/no questions"
 class Constant:
     """The best that one constant answer gets on the closed test questions with the same choices, and the systems it beats.
 
-    `answer` is the most frequent gold answer of these questions themselves, so no training set decides it.
+    `answer` is the most frequent gold answer of these questions themselves, so no training set decides it. A system that
+    answered only some of them (`oracle`, `poisoned`) is held against what the answer gets on just those: `fewer` tells the
+    answer's share of right ones there, and how many they are.
     """
 
     choices: tuple[str, ...]
@@ -38,17 +40,25 @@ class Constant:
     accuracy: Metric
     beaten: Mapping[str, float]
     matched: Mapping[str, float]
+    fewer: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     def note(self) -> str:
         """In words, where it beats or matches a system; empty where it does not."""
         parts = [
-            f"{how} {', '.join(f'{name} ({100 * value:.0f} %)' for name, value in systems.items())}"
+            f"{how} {', '.join(f'{name} ({self._share(name, value)})' for name, value in systems.items())}"
             for how, systems in (("more than", self.beaten), ("as much as", self.matched))
             if systems
         ]
         asked = f"the {self.accuracy.n} closed questions with choices {'/'.join(self.choices)}"
         told = f'{ALWAYS} "{self.answer}" gets {100 * self.accuracy.value:.0f} % of {asked} right'
         return f"{told}: {', and '.join(parts)}" if parts else ""
+
+    def _share(self, system: str, value: float) -> str:
+        own = f"{100 * value:.0f} %"
+        if system not in self.fewer:
+            return own
+        alike, count = self.fewer[system]
+        return f"{own} of the {count} that it answered, this answer {100 * alike:.0f} %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,18 +172,20 @@ def _constant(
     answer = next(choice for choice in choices if label_of(choice) == best)
     right = {p.query_id: float(label_of(p.gold or "") == best) for p in asked}
     accuracy = settings.metric(weighted_mean(list(right.values())), [clusters[name] for name in right])
-    beaten, matched = {}, {}
+    beaten, matched, fewer = {}, {}, {}
     for system, mine in systems.items():
         here = [p for p in mine if p.answer_type is AnswerType.CLOSED and _labels(p) == labels]
         if not here or system in (MAJORITY, QUESTION_ONLY):
             continue
         own = float(vqa.correct([p.gold or "" for p in here], [p.answer for p in here]).mean())
         alike = sum(right[p.query_id] for p in here) / len(here)  # on the questions that this system answered
+        if len(here) < len(asked):
+            fewer[system] = (alike, len(here))
         if own < alike:
             beaten[system] = own
         elif own == alike:
             matched[system] = own
-    return Constant(choices, answer, accuracy, beaten, matched)
+    return Constant(choices, answer, accuracy, beaten, matched, fewer)
 
 
 def _yes_no(

@@ -107,9 +107,9 @@ def test_queries(config: Path) -> dict[str, Query]:
 
 
 def predictions(place: Path) -> list[dict[str, Any]]:
-    """The test predictions of a run, in file order."""
+    """The test predictions of a run, in file order; not those of questions asked again with another image or less evidence."""
     lines = (place / "predictions" / "test.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return [row for row in map(json.loads, lines) if row.get("variant") is None]
 
 
 def constant_rows(place: Path) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,22 @@ def test_a_collapsed_reader_is_as_good_as_the_constant_and_a_good_one_is_left_in
     both = [*published(80, 4), *(prediction(i, "yes", p.gold, regime=Regime.NONE) for i, p in enumerate(published()))]
     note = protocol(both, clusters(), FEW).notes[0]
     assert note.endswith("more than retrieved (84 %), and as much as no retrieval (86 %)")
+
+
+def test_a_system_that_answered_fewer_questions_is_held_against_the_constant_on_just_these():
+    """Of the last 28 questions 14 are answered no: 64 % right there beat a constant that gets 50 %, 46 % do not."""
+    few = published()[72:]
+    better = [prediction(int(p.query_id[1:]), p.gold if i % 14 < 9 else "none", p.gold, regime=Regime.ORACLE)
+              for i, p in enumerate(few)]  # fmt: skip
+    worse = [replace(p, regime=Regime.POISONED, answer=p.gold if i >= 15 else "none") for i, p in enumerate(better)]
+    found = protocol([*published(80, 4), *better, *worse], clusters(), FEW)
+    (constant,) = found.constants
+    assert constant.beaten == {"retrieved": 0.84, "poisoned": pytest.approx(13 / 28)}
+    assert constant.fewer == {"oracle": (0.5, 28), "poisoned": (0.5, 28)}
+    assert constant.matched == {}
+    assert found.notes[0].endswith(
+        "right: more than retrieved (84 %), poisoned (46 % of the 28 that it answered, this answer 50 %)"
+    )
 
 
 def test_constant_answers_are_of_questions_with_the_same_choices_and_not_of_a_handful():
