@@ -17,7 +17,7 @@ PromptKey = tuple[str, Condition]
 
 
 class PreferenceCollator:
-    """Builds each distinct prompt once, and each distinct answer to it once, whatever number of pairs they belong to.
+    """Builds each distinct prompt, image and answer to a prompt once, whatever number of pairs they belong to.
 
     All evidence of a side stands in one prompt. Nothing is cut to a length: answers are whole, and how much of a document is
     shown is the template's `max_evidence_chars`. Prompts of pairs about one query and one set of evidence have one number in
@@ -26,11 +26,10 @@ class PreferenceCollator:
     Args:
         processor: the reader's.
         template: the prompt template.
-        share_images: prepare each distinct image once.
     """
 
-    def __init__(self, processor: Processor, template: PromptTemplate, share_images: bool) -> None:
-        self.processor, self.template, self.share_images = processor, template, share_images
+    def __init__(self, processor: Processor, template: PromptTemplate) -> None:
+        self.processor, self.template = processor, template
 
     def __call__(self, examples: Sequence[PreferenceExample]) -> PreferenceBatch:
         """Raises ValueError where an answer's tokens are not those that its stored reference was computed for."""
@@ -38,9 +37,7 @@ class PreferenceCollator:
         places = {key: place for place, key in enumerate(prompts)}
         answered = [(places[_key(shown, side)], side.answer) for one in examples for shown, side in _sides(one)]
         rows = {row: place for place, row in enumerate(sorted(dict.fromkeys(answered)))}
-        encoded = self.processor.encode_prompts(
-            [self.template.build(example) for example in prompts.values()], share_images=self.share_images
-        )
+        encoded = self.processor.encode_prompts([self.template.build(one) for one in prompts.values()], share_images=True)
         answers = answer_rows(self.processor, list(rows))
         of_side_B2 = torch.tensor([rows[row] for row in answered]).view(-1, 2)
         counts = answers.mask_RL.sum(1)[of_side_B2].tolist()
@@ -82,7 +79,7 @@ class PreferenceCollator:
 def same_for_reader(batch: PreferenceBatch) -> list[bool]:
     """For each pair, whether the reader gets the very same on both sides: prompt tokens, images and answer tokens.
 
-    The margin of such a pair is zero whatever the reader's weights are. Images are compared where they are shared.
+    The margin of such a pair is zero whatever the reader's weights are.
     """
     found = []
     prompt_of_row, rows = batch.rows.prompt_of_row_R.tolist(), batch.rows

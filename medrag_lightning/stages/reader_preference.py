@@ -55,8 +55,8 @@ class ReaderPreference(Stage):
         seed: of dropout.
         init_from: checkpoint of an earlier run of this stage to go on from; weights only.
 
-    Logs ``loss``, ``margin`` and ``accuracy``, and what `preference_log.pair_numbers` tells by kind of pairs, in training (means
-    over the pairs of a step) and validation. The loss is a weighted mean over the pairs of a global batch; with
+    Logs ``loss``, ``margin`` and ``accuracy``, and what `preference_log.pair_numbers` tells by kind of pairs, in training
+    (means over the pairs of a step) and validation. The loss is a weighted mean over the pairs of a global batch; with
     `accumulate_grad_batches` every batch counts alike.
     """
 
@@ -96,7 +96,7 @@ class ReaderPreference(Stage):
 
     def collator(self, training: bool) -> Callable[[Sequence[PreferenceExample]], PreferenceBatch]:
         """Pairs to distinct prompts and answer rows."""
-        return PreferenceCollator(self.reader.processor, self.template, share_images=not training)
+        return PreferenceCollator(self.reader.processor, self.template)
 
     def configure_model(self) -> None:
         """Builds or loads the reader, once, and goes on from `init_from`; ValueError for a reader without a reference."""
