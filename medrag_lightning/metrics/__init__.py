@@ -61,6 +61,7 @@ from medrag_lightning.metrics.vqa import (
     exact_match,
     invalid,
     macro_f1,
+    rouge_l,
     token_f1,
     token_recall,
 )
@@ -146,6 +147,7 @@ __all__ = [
     "ranking_summary",
     "ranking_table",
     "reliability_bins",
+    "rouge_l",
     "scores_of",
     "sign_test",
     "summarise",

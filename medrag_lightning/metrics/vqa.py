@@ -97,6 +97,27 @@ def token_f1(gold: Sequence[str], answers: Sequence[str | None]) -> Floats:
     return np.array([_overlap(g, a)[1] for g, a in zip(gold, answers, strict=True)], dtype=np.float64)
 
 
+def rouge_l(gold: Sequence[str], answers: Sequence[str | None]) -> Floats:
+    """ROUGE-L: 2 |longest common subsequence| / (|gold tokens| + |answer tokens|); shape (N,), NaN where gold is blank.
+
+    The F-measure with equal weights of Lin (2004), on normalised words: unlike token F1, their order counts.
+    """
+    _same_length(gold, answers)
+    return np.array([_ordered_overlap(g, a) for g, a in zip(gold, answers, strict=True)], dtype=np.float64)
+
+
+def _ordered_overlap(gold: str, answer: str | None) -> float:
+    one, other = (normalise_answer(text).split() for text in (gold, answer or ""))
+    if not one:
+        return float("nan")
+    longest = [0] * (len(other) + 1)  # common subsequence of the gold tokens so far and the first n of the answer
+    for token in one:
+        before = 0
+        for place, mine in enumerate(other, 1):
+            before, longest[place] = longest[place], before + 1 if mine == token else max(longest[place], longest[place - 1])
+    return 2 * longest[-1] / (len(one) + len(other))
+
+
 def _overlap(gold: str, answer: str | None) -> tuple[float, float]:
     gold_tokens, own = (Counter(normalise_answer(text).split()) for text in (gold, answer or ""))
     if not gold_tokens:

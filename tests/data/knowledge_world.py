@@ -5,10 +5,21 @@ import hashlib
 import numpy as np
 from PIL import Image
 
+from medrag_lightning.artifacts import write_json
 from medrag_lightning.data.evidence import EvidenceMixture
 from medrag_lightning.data.feeds import World
 from medrag_lightning.data.knowledge import KnowledgePlan
-from medrag_lightning.records import AnswerType, Candidate, Channel, Document, ImageRef, Query, Retrieved, Split
+from medrag_lightning.data.knowledge_conditions import KnowledgeConditions
+from medrag_lightning.records import AnswerType, Candidate, Channel, Document, ImageRef, Query, Retrieved, Score, Split
+from medrag_lightning.score_files import (
+    IDENTITY,
+    SCHEMA,
+    documents_fingerprint,
+    merge,
+    query_fingerprint,
+    to_table,
+    write_shard,
+)
 
 MODALITIES = ("CT", "MR")
 
@@ -95,3 +106,26 @@ def world_of(plan=None, queries=None, corpus=None, source=None, seed=0, **settin
         "seed": seed, "knowledge": plan or KnowledgePlan(),
     }  # fmt: skip
     return World(**{**made, **settings})
+
+
+def write_table(folder, world, says, splits=("train", "val"), generates=False):
+    """Scores the world's knowledge conditions as `says(query, condition)` tells: the answer, in words. Gives the folder.
+
+    The answer of a closed question gets -0.5 nats, the others -2 and less; words of an open one are told if `generates`.
+    """
+    asked = [q for split in splits for q in world.queries[split] if q.choices or q.answer is not None]
+    planner = KnowledgeConditions(world, asked)
+    scores = []
+    for one in asked:
+        shown = dict.fromkeys(c for around in planner.of(one) for c in around.conditions())
+        for condition in shown:
+            said = says(one, condition)
+            answers = one.choices or (one.answer,)
+            logps = tuple(-0.5 if answer == said else -2.0 - place for place, answer in enumerate(answers))
+            gold = one.gold_index if one.choices else 0
+            words = None if one.choices or not generates else said
+            scores.append(Score(one.id, condition, answers, logps, (2,) * len(answers), gold, words))
+    write_json(folder / IDENTITY, {"schema": SCHEMA, "corpus": documents_fingerprint(world.documents), "reader": "r" * 64})
+    write_shard(folder, 0, 0, to_table(scores, {one.id: query_fingerprint(one) for one in asked}))
+    merge(folder)
+    return folder

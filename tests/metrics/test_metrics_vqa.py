@@ -15,6 +15,7 @@ from medrag_lightning.metrics import (
     invalid,
     macro_f1,
     reliability_bins,
+    rouge_l,
     token_f1,
     token_recall,
 )
@@ -82,6 +83,15 @@ def test_open_scores_by_hand():
     assert token_f1(gold, answers)[:4].tolist() == pytest.approx([4 / 5, 1, 2 / 3, 0])
     assert math.isnan(token_recall(gold, answers)[4])
     assert token_recall(gold, answers)[5] == 1
+
+
+def test_rouge_l_by_hand_counts_the_order_of_words():
+    gold = ["police killed the gunman", "left lung", "left lung", "mass", "lung", " "]
+    answers = ["police kill the gunman", "lung left", "The left lung.", None, "small lung nodule", "x"]
+    # without articles: police gunman of police killed gunman, police kill gunman; one word of two; all; none; one of 1 and 3
+    assert rouge_l(gold, answers)[:5].tolist() == pytest.approx([2 * 2 / 6, 2 * 1 / 4, 1, 0, 2 * 1 / 4])
+    assert math.isnan(rouge_l(gold, answers)[5])
+    assert token_f1(gold, answers)[1] == 1
 
 
 def test_repeating_a_word_does_not_raise_recall():
