@@ -98,7 +98,7 @@ def test_facts_are_balanced_and_entities_are_in_one_split(hospital):
     for split in Split:
         mine = [hospital.library.lore[entity.number] for entity in hospital.entities if entity.split is split]
         for fact, values in TEXT_FACTS.items():
-            counts = Counter(getattr(lore, fact) for lore in mine)
+            counts = Counter(lore.facts[fact] for lore in mine)
             assert max(counts[value] for value in values) - min(counts[value] for value in values) <= 1
     told = [document.text for document in hospital.library.documents]
     look_alikes = [text for document, text in zip(hospital.library.documents, told, strict=True) if "look-alike" in document.id]
@@ -129,16 +129,16 @@ def test_relevant_texts_answer_and_outdated_ones_do_not(queries, documents):
 
 
 def test_the_image_tells_which_of_several_entries_is_meant(hospital, queries, documents):
-    """Modality and finding leave several therapies; the dye that the image shows leaves one."""
-    entries = [document.text.split() for document in documents.values() if document.id.endswith("-entry")]
-    entries = [words for words in entries if words[1] == "entry"]
+    """Modality and finding leave several answers; the dye that the image shows leaves one."""
+    entries = [words for document in documents.values() if (words := document.text.split())[1] == "entry"]
     dye = {study.id: study.look.dye for study in hospital.studies}
     several = 0
     for query in (query for query in queries if query.need == "image_document"):
-        fitting = [words for words in entries if words[2:4] == query.question.split(" , ")[0].split()]
+        named, asked_for = query.question.split(" , ")
+        fitting = [words for words in entries if words[2:4] == named.split() and words[5] == asked_for.split()[-1][:-1]]
         several += len({words[-1] for words in fitting}) > 1
         assert [words[-1] for words in fitting if words[4] == dye[query.study_id]] == [query.answer]
-    assert several > 0.9 * sum(query.need == "image_document" for query in queries)
+    assert several > 0.85 * sum(query.need == "image_document" for query in queries)
 
 
 def test_a_visit_takes_the_grade_of_a_report_and_the_rule_for_it(queries, documents):
