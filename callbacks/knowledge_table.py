@@ -19,21 +19,35 @@ from callbacks.table_cells import gap_cell, new_table, percent_cell
 from medrag_lightning.artifacts import atomic_write, write_bytes, write_json
 from medrag_lightning.metrics import RETRIEVED, Bootstrap, KnowledgeUse, Metric, Unit, cluster_of, knowledge_use
 
-WIDTH = 120
+WIDTH, ALL = 120, "all"
 COLUMNS = {"reports": "reports alone", "documents": "documents alone", "both": "both, as found", "any": "any of them"}
 ROWS = {
-    "md": "MD: right with another image, too",
-    "md_strict": "MD, where that image alone fails",
-    "kud": "KUD: still wrong, of wrong without",
-    "kid": "KID: then wrong, of right without",
-    "over_reliance": "over-reliance: errors right without",
-    "copied": "same answer with another image",
-    "kud_worded": "KUD as worded (higher is better)",
+    "md": "MD: right with another image",
+    "md_strict": "MD: that image alone fails",
+    "kud": "KUD: wrong without and with",
+    "kid": "KID: right without, wrong with",
+    "over_reliance": "over-reliance, of errors",
+    "copied": "same answer, another image",
+    "kud_worded": "KUD worded (higher is better)",
 }
-BY_KIND = {("md", "both"): "MD", ("md_strict", "both"): "MD (alone fails)", ("kud", "both"): "KUD", ("kid", "both"): "KID",
-           ("kid", "any"): "KID any"}  # fmt: skip
+BY_KIND = {
+    ("md", "both"): "MD",
+    ("md_strict", "both"): "MD alone",
+    ("kud", "reports"): "KUD rep.",
+    ("kud", "documents"): "KUD doc.",
+    ("kud", "both"): "KUD both",
+    ("kid", "reports"): "KID rep.",
+    ("kid", "documents"): "KID doc.",
+    ("kid", "both"): "KID both",
+    ("kid", "any"): "KID any",
+}
+WHAT = (
+    "MD: of questions right with their image and evidence, still right with another image (second row: of those that this "
+    "image alone does not solve); KUD: of those wrong without evidence, still wrong with it; KID: of those right without, "
+    "wrong with it; over-reliance: of those wrong with evidence, right without; same answer: of all answers, right or wrong"
+)
 HOW = (
-    "knowledge: % [{confidence:.0%} interval] / questions that the condition names, by bootstrap over {unit}s, {resamples} "
+    "knowledge: % [{confidence:.0%} interval]/questions that the condition names, by bootstrap over {unit}s, {resamples} "
     "resamples; lower is better but for KUD as worded; retrieved -: the retrieved system minus a rival, resampled in pairs, "
     "* excludes 0. Another image: data.knowledge.counter_image {image}. Everything: {file}.json"
 )
@@ -90,7 +104,7 @@ class KnowledgeTable(L.Callback):
         folder, name, b = run_folder(trainer), "knowledge" if split == "test" else f"knowledge_{split}", self.bootstrap
         image = str(getattr(getattr(data, "knowledge", None), "counter_image", "not known"))
         how = HOW.format(unit=self.unit, resamples=b.resamples, confidence=b.confidence, image=image, file=name)
-        write_json(folder / f"{name}.json", {"how": how, "counter_image": image, **use.as_json()})
+        write_json(folder / f"{name}.json", {"how": how, "what": WHAT, "counter_image": image, **use.as_json()})
         write_rates(folder / f"{name}.csv", use)
         synthetic = any("synthetic" in query.source.casefold() for query in queries)
         write_bytes(folder / "plots" / f"{name}.png", draw_knowledge(use, image, synthetic))
@@ -114,9 +128,9 @@ def render_knowledge(use: KnowledgeUse, how: str) -> Group:
         parts += [_table(use, system), Text()]
         if system != RETRIEVED and RETRIEVED in systems:
             parts += [_gaps(use, system), Text()]
-    if systems and any(rate.subset != "all" for rate in use.rates):
-        parts += [_kinds(use, systems), Text()]
-    return Group(*parts, *(Text(f"- {note}") for note in (how, *use.notes, *_missing(use, systems))))
+    for system in systems:
+        parts += [_kinds(use, system), Text()] if any(rate.subset != ALL for rate in use.rates) else []
+    return Group(*parts, *(Text(f"- {note}") for note in (how, WHAT, *use.notes, *_missing(use, systems))))
 
 
 def _table(use: KnowledgeUse, system: str) -> Table:
@@ -137,21 +151,20 @@ def _gaps(use: KnowledgeUse, system: str) -> Table:
     return table
 
 
-def _kinds(use: KnowledgeUse, systems: Sequence[str]) -> Table:
-    """The main shares of the questions of each need and answer type."""
-    table = new_table("by kind of question, %", list(BY_KIND.values()))
-    subsets = [name for name in dict.fromkeys(rate.subset for rate in use.rates) if name != "all"]
-    for system in systems:
-        for subset in subsets:
-            found = use.of(system, subset)
-            if any(found[key].value.n for key in BY_KIND):
-                table.add_row(f"{system}, {subset}", *(_cell(found[key].value) for key in BY_KIND))
+def _kinds(use: KnowledgeUse, system: str) -> Table:
+    """The shares of the questions of each answer type and need, without their intervals."""
+    table = new_table(f"{system}, % by need", list(BY_KIND.values()))
+    for subset in dict.fromkeys(rate.subset for rate in use.rates if rate.subset != ALL):
+        found = {key: rate.value for key, rate in use.of(system, subset).items()}
+        if any(found[key].n for key in BY_KIND):
+            cells = [f"{100 * found[key].value:.0f}/{found[key].n}" if found[key].n else "-" for key in BY_KIND]
+            table.add_row(subset.removeprefix("need "), *cells)
     return table
 
 
 def _cell(metric: Metric) -> str:
-    """``12 [8, 17] / 230``; a dash where there is no value."""
-    return f"{percent_cell(metric)} / {metric.n}" if metric.n else "-"
+    """``12 [8, 17]/230``; a dash where there is no value."""
+    return f"{percent_cell(metric)}/{metric.n}" if metric.n else "-"
 
 
 def _missing(use: KnowledgeUse, systems: Sequence[str]) -> list[str]:

@@ -67,8 +67,8 @@ def test_files_table_and_picture(tmp_path, capsys):
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 120
     assert "…" not in out
-    headings = ("retrieved, % (lower is better)", "mcr, % (lower is better)", "retrieved - mcr, %", "by kind of question, %")
-    for words in (*headings, "need report"):
+    headings = ("retrieved, % (lower is better)", "mcr, % (lower is better)", "retrieved - mcr, %", "mcr, % by need")
+    for words in (*headings, "closed", "report"):
         assert words in out
     told = json.loads((tmp_path / "knowledge.json").read_text())
     assert told["counter_image"] == "blank"
