@@ -1,9 +1,9 @@
 """The library of the synthetic hospital: texts without images that tell what no report tells, and questions about it.
 
-Two corpora. The *encyclopaedia* has entries about an entity's therapy, diet and carrier; the *guidelines* say, for two grades
-of an entity, when it is to be seen again. So an encyclopaedic fact takes one text, and a visit takes two sources: the grade from
-a report, the rule for it from a guideline. Beside them stand texts that do not help: outdated versions that say otherwise,
-entries of look-alikes that no patient has (same finding, other dye), and entries that tell something nobody asks.
+Two corpora. The *encyclopaedia* has entries about an entity's therapy, diet and carrier. The *guidelines* say, for two grades
+of an entity, when it is to be seen again: this takes two sources, the grade from a report and the rule for it from a guideline.
+Beside them stand texts that do not help: outdated versions that say otherwise, entries of look-alikes that no patient has (same
+finding, other dye), and entries that tell something nobody asks.
 
 Like grades, these facts and rules are drawn per entity, and entities are dealt to splits: nothing can be learnt by heart.
 """
