@@ -48,8 +48,9 @@ WHAT = (
 )
 HOW = (
     "knowledge: % [{confidence:.0%} interval]/questions that the condition names, by bootstrap over {unit}s, {resamples} "
-    "resamples; lower is better but for KUD as worded; retrieved -: the retrieved system minus a rival, resampled in pairs, "
-    "* excludes 0. Another image: data.knowledge.counter_image {image}. Everything: {file}.json"
+    "resamples; a share of 0 or 100 has an interval without width, however few the questions; lower is better but for KUD "
+    "worded; retrieved -: the retrieved system minus a rival, resampled in pairs, * excludes 0. Another image: "
+    "data.knowledge.counter_image {image}. Everything: {file}.json"
 )
 
 
