@@ -139,7 +139,7 @@ def test_retrievers_train_a_step(name, tmp_path, monkeypatch):
     assert list(Path("runs").glob("*-001/retrieval.json"))
 
 
-@pytest.mark.parametrize("name", names("readers"))
+@pytest.mark.parametrize("name", [name for name in names("readers") if not name.endswith("_tuned")])
 def test_reader_presets_run_one_step(name, tmp_path, monkeypatch):
     """With the preset's own settings, on a folder of random weights of its family in place of the hub's."""
     monkeypatch.chdir(tmp_path)
@@ -149,6 +149,28 @@ def test_reader_presets_run_one_step(name, tmp_path, monkeypatch):
         return
     FOLDERS[name](tmp_path / "weights")
     main([*command, f"--{TINY}.init_args.name={tmp_path / 'weights'}"])
+
+
+TUNED = [name for name in names("readers") if name.endswith("_tuned")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "mini_tuned")) for n in TUNED])
+def test_a_trained_reader_is_the_base_of_the_next(name, tmp_path, monkeypatch):
+    """The preset that is trained first, then the one around its checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    first, few = name.removesuffix("_tuned"), ["--test_after_fit=false", *ONE_STEP[1:]]
+    command = ["fit", "-c", "stages/reader_raft_all", "-c", "data/minihospital"]
+    shape = SMALL
+    if first in FOLDERS:
+        FOLDERS[first](tmp_path / "weights")
+        shape = {"name": tmp_path / "weights"}
+    settings = [f"{key}={value}" for key, value in shape.items()]
+    once = ["--trainer.max_steps=1", "--trainer.limit_val_batches=1", *few]
+    main([*command, "-c", f"readers/{first}", *once, *(f"--{TINY}.init_args.{one}" for one in settings)])
+    (trained,) = Path("runs").glob("*/checkpoints/last.ckpt")
+    monkeypatch.setenv("MEDRAG_READER", str(trained.resolve()))
+    inner = [f"--{TINY}.init_args.backbone.init_args.{one}" for one in settings]
+    main([*command, "-c", f"readers/{name}", *ONE_STEP, *inner])
 
 
 def test_a_reader_with_all_evidence_in_its_prompt_trains_and_is_steered(tmp_path, monkeypatch):

@@ -206,4 +206,14 @@ def test_presets_are_readers(path: Path) -> None:
 
 def test_there_is_a_preset_for_every_family_of_the_readme() -> None:
     families = {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "idefics3", "smolvlm", "pixtral", "mistral3", "gemma3"}
-    assert {path.stem for path in PRESETS} == families | {"tiny", "mini"}
+    tuned = {"tiny_tuned", "mini_tuned", "qwen2_vl_tuned"}
+    assert {path.stem for path in PRESETS} == families | {"tiny", "mini"} | tuned
+
+
+@pytest.mark.parametrize("name", ["tiny", "mini", "qwen2_vl"])
+def test_a_preset_to_be_tuned_stands_on_the_one_that_is_trained_first(name: str) -> None:
+    first, second = (yaml.safe_load((PRESETS[0].parent / f"{name}{end}.yaml").read_text()) for end in ("", "_tuned"))
+    one, two = (preset["model"]["init_args"]["reader"]["init_args"] for preset in (first, second))
+    inner = two["backbone"]["init_args"]
+    assert (inner["backbone"], inner["adapter"]) == (one["backbone"], one["adapter"])
+    assert second.get("trainer") == first.get("trainer")
