@@ -45,6 +45,10 @@ def main(argv: list[str] | None = None) -> None:
             from medrag_lightning.cli.index import run_index
 
             run_index(rest)
+        elif verb == "pairs":
+            from medrag_lightning.cli.pairs import run_pairs
+
+            run_pairs(rest)
         else:
             from medrag_lightning.cli.verbs import run_trainer_verb
 

@@ -15,6 +15,7 @@ verbs:
   test       metrics on the test split, beside their controls (no evidence, random evidence, majority)
   predict    answers to queries that may have none yet, or (stages/embed) vectors of the corpus
   index      a search index over an evidence store
+  pairs      preference pairs from a score table, to tune a reader on
   run        a recipe: several of these in a row, each its own process, resumable
   --version  which version this is
 
@@ -94,6 +95,32 @@ Builds the search index of an evidence store.
   -c FILE          a configuration whose data.source searches: its store is made of the vectors that `predict` with
                    stages/embed left (or embedded here, if there are none), then indexed as data.source says
 """,
+    "pairs": f"""\
+usage: python -m medrag_lightning pairs -c DATA -c stages/reader_preference [--KEY VALUE ...]
+
+Builds preference pairs from a score table: what a frozen reader got right with all of its evidence, with a part of it, without
+any, and with another image in the place of the question's own. `fit` of stages/reader_preference does the same where there are
+none yet; this verb shows them before anything is trained. It needs no reader and no accelerator. Pairs that are there already,
+of the same scores and rules, are read; those of others are never overwritten.
+
+First score every question under those conditions, of the part of the questions that the reader has not been trained on:
+  python -m medrag_lightning predict -c DATA -c stages/reader_preference -c stages/score \
+    --model.init_args.init_from READER.ckpt --data.init_args.train_part 2/2 \
+    --data.init_args.scoring.conditions '{{none: false, each_candidate: false, knowledge: true}}'
+Open questions are judged by the reader's own words: add --model.init_args.generate open
+
+  --data.init_args.knowledge.draws N          evidence sets of a question (the same when scoring)
+  --data.init_args.preference.table FOLDER    the score table
+  --data.init_args.preference.folder FOLDER   where the pairs lie
+  --data.init_args.preference.rules RULES     hkpt_v2 (default), hkpt_v1, rag_pt or kb_pt
+  --data.init_args.preference.kinds LIST      only these kinds: '[cross_modality, knowledge_utilisation, knowledge_robustness]'
+  --data.init_args.preference.repeats HOW     pairs of the same inputs and words: once (default), weighted or all
+  --data.init_args.preference.max_pairs N     so many training pairs, drawn, to compare rules on the same number
+
+It prints how many questions were right under each condition, how many met the condition of each kind of pair, and how many
+pairs were kept. In FOLDER: pairs.arrow, statistics.json, samples.html and samples.jsonl to look at, and manifest.json.
+
+{_FILES}""",
     "run": """\
 usage: python -m medrag_lightning run RECIPE [--VARIABLE VALUE ...] [--folder FOLDER] [--dry_run]
 

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import IO, Literal
 
 from medrag_lightning.cli.outcome import INTERRUPTED, PREEMPTED
+from medrag_lightning.cli.recipe import WITHOUT_TRAINER
 from medrag_lightning.cli.run_folder import CHILD_VARIABLE
 
 Launcher = Literal["python", "torchrun"]
@@ -63,7 +64,7 @@ def program(launcher: Launcher, devices: str | None, verb: str) -> list[str]:
     """What stands before the verb: Python, or torchrun with a process for each device."""
     python = shutil.which("python")
     name = "python" if python and Path(python).resolve() == Path(sys.executable).resolve() else sys.executable
-    if launcher == "python" or verb == "index":
+    if launcher == "python" or verb in WITHOUT_TRAINER:
         return [name, "-m", "medrag_lightning"]
     return [name, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={devices}", "-m", "medrag_lightning"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from medrag_lightning.artifacts import fingerprint, sha256_file
 from medrag_lightning.cli.config_files import config_folder, read_all
-from medrag_lightning.cli.recipe import PLACEHOLDER, Recipe, Step
+from medrag_lightning.cli.recipe import PLACEHOLDER, WITHOUT_TRAINER, Recipe, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def command(planned: Planned, folder: Folder, looking: bool, resume: bool = Fals
     step = planned.step
     words = [word for config in planned.configs for word in ("-c", folder.fill_in(config, looking))]
     settings = dict(planned.arguments)
-    if step.verb != "index":
+    if step.verb not in WITHOUT_TRAINER:
         settings["trainer.default_root_dir"] = str(folder.of(step.name))
         if devices is not None:
             settings["trainer.devices"] = devices

@@ -16,7 +16,7 @@ from medrag_lightning.cli import step_state
 from medrag_lightning.cli.follow import Exchange
 from medrag_lightning.cli.launch import Ranks, find_ranks, launch, program
 from medrag_lightning.cli.outcome import INTERRUPTED, PREEMPTED, USER_ERROR, tell
-from medrag_lightning.cli.recipe import Recipe, read_recipe
+from medrag_lightning.cli.recipe import WITHOUT_TRAINER, Recipe, read_recipe
 from medrag_lightning.cli.recipe_plan import Folder, Planned, command, plan, shell_line
 from medrag_lightning.cli.run_folder import RUNS
 from medrag_lightning.cli.run_table import Line, clock, print_table
@@ -61,7 +61,7 @@ class Run:
         before = record.seconds if record is not None and resume else 0.0
         words = self._words(one, resume)
         Record(one.settings, one.fingerprint, False, before).write(folder)
-        if step.verb != "index":
+        if step.verb not in WITHOUT_TRAINER:
             self.exchange.say({"command": words})
         start = time.monotonic()
         code = launch(words, folder / "log.txt", lambda line: tell(f"  {line}", sys.stdout), self.exchange.somebody_failed)
@@ -75,7 +75,7 @@ class Run:
     def _words(self, one: Planned, resume: bool) -> list[str]:
         devices = self.options.devices or (str(self.ranks.devices) if self.ranks.size > 1 else None)
         words = command(one, self.folder, looking=True, resume=resume, devices=devices)
-        if self.ranks.nodes > 1 and one.step.verb != "index":
+        if self.ranks.nodes > 1 and one.step.verb not in WITHOUT_TRAINER:
             words.append(f"--trainer.num_nodes={self.ranks.nodes}")
         return [*program(self.options.launcher, devices, one.step.verb), *words]
 

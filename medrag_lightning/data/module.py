@@ -220,10 +220,10 @@ class MedragData(L.LightningDataModule):
     def world(self) -> World:
         """What the feeds are made of."""
         assert self._queries is not None
-        stage = self._stage()
+        stage = None if self.trainer is None else self._stage()  # without one: for who looks at them by hand
         return World(
             queries=self._queries,
-            documents=self._pair_documents if self._pair_documents and stage.feed == "pairs" else self._documents,
+            documents=self._pair_documents if self._pair_documents and stage and stage.feed == "pairs" else self._documents,
             retrieved=self._retrieved or {},
             of_rival=self._of_rival,
             open_image=self._image_store(),

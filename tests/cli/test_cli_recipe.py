@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from medrag_lightning.cli.launch import program
 from medrag_lightning.cli.recipe import read_recipe
 from medrag_lightning.cli.recipe_plan import Folder, command, plan, shell_line
 
@@ -43,6 +44,14 @@ def recipe(tmp_path, monkeypatch):
         return read_recipe("two.yaml")
 
     return write
+
+
+def test_verbs_without_a_trainer_get_none_of_its_settings(recipe):
+    step = "  - {name: pairs, verb: pairs, configs: ['${data}'], arguments: {data.init_args.preference.folder: '${recipe}/p'}}\n"
+    _, _, third = plan(recipe(RECIPE + step))
+    words = command(third, Folder(Path("runs/two")), looking=False, devices="2")
+    assert words == ["pairs", "-c", "data/minihospital", "--data.init_args.preference.folder=runs/two/p"]
+    assert program("torchrun", "2", "pairs")[1:] == ["-m", "medrag_lightning"]
 
 
 def test_commands_are_whole_and_can_be_copied(recipe):
