@@ -47,7 +47,8 @@ def recipe(tmp_path, monkeypatch):
 
 
 def test_verbs_without_a_trainer_get_none_of_its_settings(recipe):
-    step = "  - {name: pairs, verb: pairs, configs: ['${data}'], arguments: {data.init_args.preference.folder: '${recipe}/p'}}\n"
+    arguments = "{data.init_args.preference.folder: '${recipe}/p'}"
+    step = f"  - {{name: pairs, verb: pairs, configs: [data/minihospital], arguments: {arguments}}}\n"
     _, _, third = plan(recipe(RECIPE + step))
     words = command(third, Folder(Path("runs/two")), looking=False, devices="2")
     assert words == ["pairs", "-c", "data/minihospital", "--data.init_args.preference.folder=runs/two/p"]
