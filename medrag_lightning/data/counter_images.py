@@ -15,7 +15,10 @@ from medrag_lightning.interfaces import SimilaritySource
 from medrag_lightning.records import Channel, Condition, Document, ImageRef, ImageShown, Query, Split
 
 PAIRS = 1_000_000  # similarities held at once
-
+_NEEDS = (
+    "data.knowledge.counter_image: least_similar needs a data.source that tells how similar images are, such as LiveSearch; "
+    "give one, or counter_image unrelated, noise or blank"
+)
 CORRUPTIONS = {"noise": "replace", "blank": "blank"}
 
 
@@ -75,10 +78,7 @@ class CounterImages:
         """The legal one of `documents` that is least like each query's image; queries without a legal one are left out."""
         source = self.world.source
         if not isinstance(source, SimilaritySource):
-            raise ValueError(
-                f"data.knowledge.counter_image: least_similar needs to know how similar images are, and the data.source "
-                f"{type(source).__name__} cannot tell; use LiveSearch, or counter_image unrelated, noise or blank"
-            )
+            raise ValueError(f"{_NEEDS}; {type(source).__name__} cannot tell")
         with_image: dict[ImageRef, list[Query]] = defaultdict(list)
         for query in queries:
             if query.image is not None:
@@ -91,6 +91,8 @@ class CounterImages:
             first = [group[0] for group in part]
             similarity = source.similarities(first, [ids] * len(first), [Channel.IMAGE_TO_IMAGE])
             for group, similarity_K1 in zip(part, similarity, strict=True):
+                if np.isnan(similarity_K1).all():
+                    raise ValueError(f"{_NEEDS}; {type(source).__name__} compares no images (query {group[0].id!r})")
                 for query in group:
                     offered = (documents[place] for place in _ascending(similarity_K1[:, 0]))
                     if legal := self.picker.legal_documents(query, offered, 1, set()):

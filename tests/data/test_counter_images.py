@@ -57,9 +57,6 @@ def test_where_nothing_is_legal_there_is_none():
     one = query(1)
     world = world_of(queries=[one], corpus=[*own, copy])
     assert CounterImages(world, [one]).of(one) is None
-    nan = Similar(world.documents)
-    nan.similarities = lambda queries, ids, channels: [np.full((len(names), 1), np.nan, np.float32) for names in ids]
-    assert CounterImages(world_of(queries=[one], source=nan), [one]).of(one) is None
     assert CounterImages(world_of(corpus=[own[2]], queries=[one]), [one]).of(one) is None
 
 
@@ -99,8 +96,12 @@ def test_noise_and_blank_leave_nothing_of_the_image(kind, name):
 
 def test_what_cannot_be_told_is_an_error():
     world = world_of(source=NoEvidence())
-    with pytest.raises(ValueError, match=r"counter_image: least_similar .* NoEvidence cannot tell; use LiveSearch, or"):
+    with pytest.raises(ValueError, match=r"counter_image: least_similar needs .* give one, or .*; NoEvidence cannot tell"):
         CounterImages(world, world.queries["train"])
+    blind = Similar(world.documents)
+    blind.similarities = lambda queries, ids, channels: [np.full((len(names), 1), np.nan, np.float32) for names in ids]
+    with pytest.raises(ValueError, match=r"least_similar needs .*; Similar compares no images \(query 'q1'\)"):
+        CounterImages(world_of(source=blind), [query(1)])
     with pytest.raises(ValueError, match=r"set data\.knowledge"):
         CounterImages(replace(world, knowledge=None), [])
     with pytest.raises(ValueError, match="'q5' is not among those"):
