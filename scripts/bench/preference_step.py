@@ -121,9 +121,9 @@ class Ours:
     def step(self) -> float:
         """One step; the loss."""
         self.model.zero_grad()
-        loss = preference_loss("dpo", preference_margin(self._logp(), self.reference_B2), BETA).mean()
+        loss: Any = preference_loss("dpo", preference_margin(self._logp(), self.reference_B2), BETA).mean()
         loss.backward()
-        return loss.item()
+        return float(loss)
 
     def parts(self) -> dict[str, Callable[[], Any]]:
         """What of the step is the LM head, and what the vision tower would cost."""
@@ -191,7 +191,7 @@ def compare(size: argparse.Namespace, case: str, vocabulary: int) -> dict[str, f
 
 def memory_rise(size: argparse.Namespace, who: str, case: str) -> float:
     """Megabytes by which the peak resident size of a few steps is above that before them; in a process of its own."""
-    kind = Ours if who == "ours" else Theirs
+    kind: Any = Ours if who == "ours" else Theirs
     made = kind(size, size.vocabularies[0], pairs(size, case))
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _status("VmRSS")
@@ -217,25 +217,31 @@ def memory(argv: Sequence[str], case: str) -> dict[str, float]:
     return ratios | {f"{who}_mb": value for who, value in mb.items()}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Compares both sets of pairs, the first also over vocabularies, and prints one line of JSON last."""
-    argv = sys.argv[1:] if argv is None else argv
+def settings(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name, value in SIZES.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[8192, 2048, 32768], help="the first is the main one")
     parser.add_argument("--quick", action="store_true", help="no memory, and no model of almost no size")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    size = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compares both sets of pairs, the first also over vocabularies, and prints one line of JSON last."""
+    argv = sys.argv[1:] if argv is None else argv
+    size = settings(argv)
     if size.child:
         print(memory_rise(size, *size.child))
         return
     warnings.filterwarnings("ignore", category=FutureWarning)
     report = {name: value for name, value in vars(size).items() if name != "child"} | {"threads": torch.get_num_threads()}
     main_one, *others = size.vocabularies
-    fixed = argparse.Namespace(**vars(size) | SMALLEST)
     plan = [(case, case, size, main_one) for case in CASES] + [(f"shared_{v}", "shared", size, v) for v in others]
-    for key, case, chosen, vocabulary in plan if size.quick else [*plan, ("fixed", "shared", fixed, 500)]:
+    if not size.quick:
+        plan.append(("fixed", "shared", argparse.Namespace(**vars(size) | SMALLEST), 500))
+    for key, case, chosen, vocabulary in plan:
         found = compare(chosen, case, vocabulary)
         ratios = f"ratio {found['cpu_ratio']:.2f}, {found['compact_cpu_ratio']:.2f} with a compact head"
         print(f"{key}: ours {found['ours_cpu_ms']:.0f} ms, trl {found['trl_cpu_ms']:.0f} ms of CPU, {ratios}", flush=True)

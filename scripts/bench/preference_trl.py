@@ -68,6 +68,7 @@ def start_adapter(model: nn.Module) -> None:
 
 
 def plain_name(name: str) -> str:
+    """A weight's name without what either wraps around it."""
     return name.removeprefix("model.base_model.").removeprefix("base_model.").replace(".reader.", ".").replace(".default.", ".")
 
 
@@ -128,7 +129,7 @@ def _adapter(loaded: Loaded) -> Any:
 
 
 def _row(loaded: Loaded, pair: Pair, side: int) -> dict[str, Any]:
-    prompt = pair[side]
+    prompt = pair.rejected if side else pair.chosen
     chosen, rejected = (f" {answer}</s>" for answer in pair.answers)
     return {"images": prompt.images, "prompt": loaded.processor.render(prompt), "chosen": chosen, "rejected": rejected}
 
@@ -147,7 +148,7 @@ def _two_sided() -> Any:
     from trl import DPOTrainer
     from trl.trainer.utils import use_adapter
 
-    class TwoSided(DPOTrainer):  # type: ignore[misc]
+    class TwoSided(DPOTrainer):
         """DPO with a forward pass a side."""
 
         def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Tensor:
