@@ -116,6 +116,7 @@ Open questions are judged by the reader's own words: add --model.init_args.gener
   --data.init_args.preference.kinds LIST      only these kinds: '[cross_modality, knowledge_utilisation, knowledge_robustness]'
   --data.init_args.preference.repeats HOW     pairs of the same inputs and words: once (default), weighted or all
   --data.init_args.preference.max_pairs N     so many training pairs, drawn, to compare rules on the same number
+  --trl FOLDER                                also in the format of trl's own DPOTrainer: pairs whose sides are shown the same
 
 It prints how many questions were right under each condition, how many met the condition of each kind of pair, and how many
 pairs were kept. In FOLDER: pairs.arrow, statistics.json, samples.html and samples.jsonl to look at, and manifest.json.

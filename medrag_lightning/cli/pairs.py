@@ -9,26 +9,31 @@ from typing import Any
 
 from medrag_lightning.cli import config_files
 from medrag_lightning.cli.outcome import tell
+from medrag_lightning.cli.pairs_for_trl import split_trl, write_trl
 
 
 def run_pairs(arguments: Sequence[str]) -> None:
     """Builds the pairs that a configuration describes, or reads them where they are; says how they came about and where."""
+    trl, arguments = split_trl(arguments)
     names, _ = config_files.split_arguments(arguments)
     if not names:
         raise ValueError("pairs needs -c: the data and the stage, such as -c data/minihospital -c stages/reader_preference")
-    from medrag_lightning.cli.verbs import build_data
+    from medrag_lightning.cli.verbs import build_parts
     from medrag_lightning.data.pair_building import build_or_read
 
-    data = build_data(arguments)
+    stage, data = build_parts(arguments)
     if getattr(data, "preference", None) is None:
         raise ValueError("pairs: data.preference is not set; add -c stages/reader_preference, or set it")
     data.prepare_data()
     data.setup("fit")
-    found = build_or_read(data.world(), data.preference)
+    world = data.world()
+    found = build_or_read(world, data.preference)
     for split, told in found.statistics.items():
         _print_split(split, told)
     for path in sorted(Path(found.folder).iterdir()):
         tell(str(path), sys.stdout)
+    if trl is not None:
+        write_trl(stage, world, found.pairs, trl)
 
 
 def _print_split(split: str, told: Mapping[str, Any]) -> None:

@@ -42,8 +42,14 @@ def run_trainer_verb(verb: str, arguments: Sequence[str]) -> None:
 
 def build_data(arguments: Sequence[str]) -> Any:
     """The data module of a configuration, for verbs without a trainer. ValueError for every mistake in it."""
+    return build_parts(arguments)[1]
+
+
+def build_parts(arguments: Sequence[str]) -> tuple[Any, Any]:
+    """The stage and the data module of a configuration, without a trainer's verb. ValueError for every mistake in it."""
     try:
-        return _read("predict", arguments).datamodule
+        made = _read("predict", arguments)
+        return made.model, made.datamodule
     finally:
         leave_folder()
 

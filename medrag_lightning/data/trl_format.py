@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from medrag_lightning.artifacts import write_bytes, write_jsonl
+from medrag_lightning.artifacts import fingerprint, write_bytes, write_jsonl
 from medrag_lightning.batches import Prompt, Segment, pixel_sha256
 from medrag_lightning.data.conditions import ConditionExamples
 from medrag_lightning.interfaces import OpenImage
@@ -62,26 +62,37 @@ def write_trl_dataset(
         documents: the corpus by id.
         template: how a prompt is built.
         open_image: opens an image.
-        folder: a new or empty folder; it is complete, or not there.
+        folder: a new or empty folder; it is complete, or not there. What is there of the same pairs is left as it is.
 
     Raises:
-        ValueError: the folder holds something, or a pair names a query or document that is not given.
+        ValueError: the folder holds something else, or a pair names a query or document that is not given.
     """
     folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty; give a new folder for the pairs in trl's format, or delete it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    examples = ConditionExamples(queries, documents, open_image)
     kept = {SPLITS[split]: [pair for pair in pairs if _same_input(pair)] for split, pairs in preferences.items()}
     lost = {SPLITS[s]: Counter(str(p.kind) for p in pairs if not _same_input(p)) for s, pairs in preferences.items()}
     export = TrlExport(folder, {name: len(pairs) for name, pairs in kept.items()}, lost)
+    names = [(split, [(pair.id, pair.weight) for pair in pairs]) for split, pairs in preferences.items()]
+    readme = _readme(export, fingerprint(names, template.fingerprint()))
+    if _is_there(folder, readme):
+        return export
+    examples = ConditionExamples(queries, documents, open_image)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         made = Path(scratch) / folder.name
         for name, pairs in kept.items():
             _write_rows(made / name, [_row(pair, template, examples, made / name) for pair in pairs])
-        write_bytes(made / README, _readme(export).encode())
+        write_bytes(made / README, readme.encode())
         made.rename(folder)
     return export
+
+
+def _is_there(folder: Path, readme: str) -> bool:
+    """Whether the folder holds these very pairs; ValueError if it holds something else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if (folder / README).is_file() and (folder / README).read_text(encoding="utf-8") == readme:
+        return True
+    raise ValueError(f"{folder} holds something else; give a new folder for the pairs in trl's format, or delete it")
 
 
 def _same_input(pair: Preference) -> bool:
@@ -150,10 +161,10 @@ def _write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
     write_jsonl(folder / ROWS, rows)
 
 
-def _readme(export: TrlExport) -> str:
+def _readme(export: TrlExport, identity: str) -> str:
     kept = [f"- {split}: {count} pairs" for split, count in export.written.items()]
     lost = [f"- {split}: {count} of {kind}" for split, of in export.left_out.items() for kind, count in sorted(of.items())]
-    return _README.format(kept="\n".join(kept), lost="\n".join(lost) or "none")
+    return _README.format(kept="\n".join(kept), lost="\n".join(lost) or "none", identity=identity)
 
 
 _README = """---
@@ -182,4 +193,6 @@ Pairs whose two sides are shown different input (image or evidence). trl has one
 something else, and where the answers are equal, too, nothing at all (a loss of ln 2 that stays).
 
 {lost}
+
+Made of pairs and template {identity}.
 """

@@ -100,11 +100,16 @@ def test_only_pairs_of_one_input_are_written_and_the_rest_is_counted(tmp_path: P
     assert "somebody" not in json.dumps(rows)
     assert len(list((tmp_path / "pairs/train/images").iterdir())) == 4  # two queries, one report, one spoilt: each once
     assert [path.name for path in tmp_path.iterdir()] == ["pairs"]
+    before = (tmp_path / "pairs/train").stat().st_mtime_ns
+    assert written(tmp_path / "pairs") == export  # a second time: nothing is written
+    assert (tmp_path / "pairs/train").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="holds something else"):
+        written(tmp_path / "pairs", {Split.TRAIN: made()[Split.TRAIN][:3]})
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
-    with pytest.raises(ValueError, match="is not empty"):
+    with pytest.raises(ValueError, match="holds something else"):
         written(tmp_path)
     with pytest.raises(ValueError, match=r"pair 'x' is about query 'gone'"):
         written(tmp_path / "new", {Split.TRAIN: [pair("x", "gone", PairKind.UTILISATION, TEXT, TEXT, ("a", "b"))]})

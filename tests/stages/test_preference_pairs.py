@@ -130,3 +130,17 @@ def test_the_verb_prints_how_pairs_came_about(config, capfd):
     assert ending.value.code == 2
     assert "preference.rules is hkpt_v2 there, kb_pt here. Give another folder" in capfd.readouterr().err
     assert not list(Path().glob("runs/*"))
+
+
+def test_the_verb_writes_them_for_trl(config, capfd):
+    main([*config, "--trl", "for_trl"])
+    assert "for_trl: pairs in trl's format: " in capfd.readouterr().out
+    pairs = {pair.id: pair for mine in read_preferences("verb").pairs.values() for pair in mine}
+    lines = [line for path in Path("for_trl").glob("*/metadata.jsonl") for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in lines]
+    assert {row["id"] for row in rows} == {name for name, p in pairs.items() if p.chosen.condition == p.rejected.condition}
+    main([*config, "--trl=for_trl"])  # nothing is written twice
+    for wrong, message in ((["--trl"], "needs a folder"), (["--trl", "a", "--trl=b"], "2 times: a, b")):
+        with pytest.raises(SystemExit):
+            main([*config, *wrong])
+        assert message in capfd.readouterr().err
