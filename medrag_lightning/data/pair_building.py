@@ -76,12 +76,13 @@ def build(world: World, plan: PreferencePlan, table: ScoreTable) -> tuple[dict[S
         raise ValueError(f"preference.kinds: {plan.rules} makes no pairs of {', '.join(sorted(never))}; leave it out")
     table.check(corpus=documents_fingerprint(world.documents))
     builder = _Builder(world, plan, table)
-    held_out = [query for split in (Split.VAL, Split.TEST) for query in world.queries.get(split, [])]
-    leaks = LeakCheck([q for mine in world.queries.values() for q in mine], world.documents, held_out)
+    every = [query for mine in world.queries.values() for query in mine]
     pairs, statistics = dict[Split, list[Preference]](), dict[str, Any]()
     for split in map(Split, plan.splits):
         pairs[split], told = builder.split(split)
-        (leaks.check_training if split is Split.TRAIN else leaks.check)(pairs[split])
+        later = {Split.TRAIN: (Split.VAL, Split.TEST)}.get(split, (Split.TEST,))
+        leaks = LeakCheck(every, world.documents, [q for other in later for q in world.queries.get(other, [])])
+        leaks.check(pairs[split])
         statistics[str(split)] = told | {"leaks": leaks.nearness(pairs[split])}
         if not pairs[split]:
             logger.warning("no preference pairs from %d %s questions; see statistics.json", len(world.queries[split]), split)

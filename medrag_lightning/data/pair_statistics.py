@@ -96,7 +96,8 @@ class LeakCheck:
     Args:
         queries: all questions.
         documents: the corpus.
-        held_out: the questions that nothing may be trained on.
+        held_out: the questions that these pairs must not be about: of validation and test for training pairs, of the test for
+            those of validation.
     """
 
     def __init__(self, queries: Iterable[Query], documents: Sequence[Document], held_out: Iterable[Query]) -> None:
@@ -105,22 +106,19 @@ class LeakCheck:
         self._corpus, self._test = _identities(documents), _identities(self.held_out.values())
 
     def check(self, pairs: Sequence[Preference]) -> None:
-        """ValueError for evidence, or another image, of the question's own case, or that is not in the corpus."""
+        """ValueError for a pair about a held-out question or with its image, and for evidence, or another image, that is of the
+        question's own case, or not in the corpus.
+        """
         for pair in pairs:
             query = self.queries[pair.query_id]
+            shown = {query.id, pair.chosen.condition.image_of, pair.rejected.condition.image_of}
+            if held := sorted(name for name in shown if name is not None and name in self.held_out):
+                raise ValueError(f"pair {pair.id!r}: {held[0]!r} is a question held out for validation or test: a leak")
             for side in (pair.chosen, pair.rejected):
                 for name in side.condition.evidence_ids:
                     self._refuse(pair, query, name, self.documents.get(name))
                 if (owner := side.condition.image_of) is not None:
                     self._refuse(pair, query, owner, self.documents.get(owner) or _as_document(self.queries.get(owner)))
-
-    def check_training(self, pairs: Sequence[Preference]) -> None:
-        """The same, and ValueError for a training pair about a held-out question, or with its image."""
-        self.check(pairs)
-        for pair in pairs:
-            shown = {pair.query_id, pair.chosen.condition.image_of, pair.rejected.condition.image_of}
-            if held := sorted(name for name in shown if name is not None and name in self.held_out):
-                raise ValueError(f"pair {pair.id!r}: {held[0]!r} is a validation or test question, and may train nothing")
 
     def nearness(self, pairs: Sequence[Preference]) -> dict[str, int]:
         """Pairs (of the same case means: that share id, study, patient or image)."""
