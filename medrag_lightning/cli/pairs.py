@@ -63,4 +63,5 @@ def _print_split(split: str, told: Mapping[str, Any]) -> None:
 
 
 def _line(name: str, counts: Mapping[str, Any]) -> str:
-    return f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items())
+    named = {key if "." in key else key.replace("_", " "): value for key, value in counts.items()}  # settings keep theirs
+    return f"{name}: " + ", ".join(f"{key} {value}" for key, value in named.items())
