@@ -30,6 +30,7 @@ ReferenceSource = Literal["checked", "stored", "adapter_off"]
 """`stored`: the log-probabilities kept with the pairs. `checked`: the same, after some were compared with the live reader.
 `adapter_off`: the live reader without its adapter, at every step. What is not stored always comes from the live reader."""
 LAYOUT = "all_in_one_prompt"
+TOLERANCE, TOLERANCE_HALF = 0.01, 0.5  # nats an answer
 
 
 class ReaderPreference(Stage):
@@ -49,7 +50,8 @@ class ReaderPreference(Stage):
         reference: where the reference's log-probabilities come from.
         check_pairs: so many pairs of each kind are looked at before the first step: a kind whose sides are the same for the
             reader is refused, and (`checked`) so is a stored reference that is not the live one.
-        check_tolerance: allowed difference between stored and live reference, in nats an answer.
+        check_tolerance: allowed difference between stored and live reference, in nats an answer; null for 0.01, and for 0.5 in
+            half precision, whose rounding depends on what is computed together.
         blind_after: optimizer steps after which a reader that does not see the query's image is told.
         refuse_blind: whether that ends the run with an error; else it is a warning.
         seed: of dropout.
@@ -72,14 +74,14 @@ class ReaderPreference(Stage):
         loss: PreferenceLoss = PreferenceLoss(),  # noqa: B008  (frozen)
         reference: ReferenceSource = "checked",
         check_pairs: int = 8,
-        check_tolerance: float = 0.01,
+        check_tolerance: float | None = None,
         blind_after: int = 20,
         refuse_blind: bool = False,
         seed: int = 0,
         init_from: str | None = None,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
-        if check_pairs < 1 or blind_after < 1 or check_tolerance < 0:
+        if check_pairs < 1 or blind_after < 1 or (check_tolerance or 0) < 0:
             got = f"{check_pairs}, {blind_after} and {check_tolerance}"
             raise ValueError(f"check_pairs and blind_after must be at least 1 and check_tolerance not negative, got {got}")
         self.reader, self.template, self.loss, self.reference = reader, template, loss, reference
@@ -129,7 +131,9 @@ class ReaderPreference(Stage):
         batch = self.collator(training=False)(items.of_each_kind(self.check_pairs)).to(self.device)
         refuse_same_sides(batch)
         if self.reference == "checked" and not bool(batch.reference_B2.isnan().all()):
-            worst = refuse_other_reference(batch, self._live_reference(batch), self.check_tolerance)
+            with self.trainer.precision_plugin.forward_context():  # the precision of training, which is not on in this hook
+                live_B2 = self._live_reference(batch)
+            worst = refuse_other_reference(batch, live_B2, self._tolerance())
             rank_zero_info(f"the stored reference of {len(batch)} pairs is the live one within {worst:.1e} nats")
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
@@ -215,6 +219,12 @@ class ReaderPreference(Stage):
         """(B, 2) log-probability of the chosen and the rejected answer, in nats, summed over tokens."""
         logp_R = self.reader.token_logp(batch.prompts, batch.rows).sum(1)
         return torch.stack([logp_R[batch.chosen_B], logp_R[batch.rejected_B]], 1)
+
+    def _tolerance(self) -> float:
+        if self.check_tolerance is not None:
+            return self.check_tolerance
+        half = any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in self.parameters())
+        return TOLERANCE_HALF if half or "16" in str(self.trainer.precision) else TOLERANCE
 
     def _live_reference(self, batch: PreferenceBatch) -> Tensor:
         with self.reader.reference():

@@ -91,6 +91,15 @@ def test_another_readers_reference_is_refused(stored, tmp_path):
     trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(unchecked, datamodule=served)
 
 
+def test_half_precision_is_compared_less_closely(stored, tmp_path):
+    settings = {"max_steps": 1, "limit_val_batches": 0, "precision": "bf16-mixed"}
+    served, module = PairData(tmp_path, stored), stage()
+    trainer(tmp_path, **settings).fit(module, datamodule=served)
+    assert module._tolerance() == 0.5
+    with pytest.raises(ValueError, match="raise check_tolerance"):
+        trainer(tmp_path, **settings).fit(stage(check_tolerance=1e-6), datamodule=served)
+
+
 def test_another_readers_tokens_are_refused(stored, tmp_path):
     def longer(query):
         return [replace(pair, chosen=replace(pair.chosen, tokens=pair.chosen.tokens + 1)) for pair in stored(query)]
