@@ -37,22 +37,26 @@ def main(argv: list[str] | None = None) -> None:
             return
         os.environ.setdefault("GOMP_SPINCOUNT", "0")  # idle OpenMP threads otherwise spin: 30x slower on a busy machine
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        if verb == "run":
-            from medrag_lightning.cli.run import run_recipe
+        _run(verb, rest)
 
-            run_recipe(rest)
-        elif verb == "index":
-            from medrag_lightning.cli.index import run_index
 
-            run_index(rest)
-        elif verb == "pairs":
-            from medrag_lightning.cli.pairs import run_pairs
+def _run(verb: str, rest: list[str]) -> None:
+    if verb == "run":
+        from medrag_lightning.cli.run import run_recipe
 
-            run_pairs(rest)
-        else:
-            from medrag_lightning.cli.verbs import run_trainer_verb
+        run_recipe(rest)
+    elif verb == "index":
+        from medrag_lightning.cli.index import run_index
 
-            run_trainer_verb(verb, rest)
+        run_index(rest)
+    elif verb == "pairs":
+        from medrag_lightning.cli.pairs import run_pairs
+
+        run_pairs(rest)
+    else:
+        from medrag_lightning.cli.verbs import run_trainer_verb
+
+        run_trainer_verb(verb, rest)
 
 
 def _unknown(verb: str) -> str:
