@@ -18,8 +18,8 @@ class Processor(Protocol):
     def encode_prompts(self, prompts: Sequence[Prompt], share_images: bool = False, roles: bool = False) -> EncodedPrompts:
         """P prompts, with the family's chat template and generation prompt, left-padded.
 
-        With `share_images`, each distinct image is prepared once, for a reader whose image path is not being trained. With
-        `roles`, it is told which token is what.
+        With `share_images`, each distinct image is prepared once, and a reader computes it once. With `roles`, it is told which
+        token is what.
         """
         ...
 
