@@ -9,7 +9,7 @@ from medrag_lightning.cli import main
 
 READER = "model.init_args.reader.init_args.backbone"
 SMALL = {"hidden": 32, "layers": 1, "heads": 2, "vision_hidden": 32, "vision_layers": 1, "vocabulary": 400}
-FEW = ["--data.init_args.max_train_queries=64", "--data.init_args.max_eval_queries=64", "--data.init_args.only=closed"]
+FEW = ["--data.init_args.max_train_queries=48", "--data.init_args.max_eval_queries=32", "--data.init_args.only=closed"]
 DATA = ["-c", "data/minihospital_texts", *FEW]
 PLAN = """
 data:
