@@ -20,29 +20,33 @@ def adapter_off(reader: Any) -> Iterator[None]:
     factors of learned steering are 1, as before training. Image features are shared with the tuned reader, unless the
     adapter has changed them: then they are kept for as long as this lasts.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
     settings, factor, cache = reader.adapter, reader.steering_factor_L, reader.vision_cache
-    modes = [(module, module.training) for module in reader.modules()]
-    # peft turns gradients off with the adapter and on again for all of it, also where a part is not trained (hf_reader.py).
-    trained = [(parameter, parameter.requires_grad) for parameter in reader.parameters()]
+    modules = list(reader.modules())
+    training = [module for module in modules if module.training]
+    # peft's own `disable_adapter` walks the model a dozen times, and turns gradients on again where nothing is trained.
+    layers: list[Any] = [module for module in modules if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    adapted = [layer for layer in layers if not layer._disable_adapters]
     kept = None if factor is None else factor.data
-    if settings.vision or settings.projector:
-        reader.vision_cache = VisionCache(cache.max_bytes)
     try:
-        with torch.no_grad(), reader.model.disable_adapter():
-            if factor is not None:
-                factor.data = torch.ones_like(factor)
-            for module, _ in modes:
-                module.training = False
+        if settings.vision or settings.projector:
+            reader.vision_cache = VisionCache(cache.max_bytes)
+        if factor is not None:
+            factor.data = torch.ones_like(factor)
+        _switch(training, adapted, on=False)
+        with torch.no_grad():
             yield
     finally:
         reader.vision_cache = cache
         if factor is not None:
             factor.data = kept
-        _restore(modes, trained)
+        _switch(training, adapted, on=True)
 
 
-def _restore(modes: list[tuple[nn.Module, bool]], trained: list[tuple[nn.Parameter, bool]]) -> None:
-    for module, mode in modes:
-        module.training = mode
-    for parameter, wanted in trained:
-        parameter.requires_grad_(wanted)
+def _switch(training: list[nn.Module], adapted: list[Any], on: bool) -> None:
+    for module in training:
+        module.training = on
+    for layer in adapted:
+        layer._disable_adapters = not on
