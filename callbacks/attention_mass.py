@@ -128,21 +128,27 @@ class AttentionMassWriter(L.Callback):
             raise ValueError(f"AttentionMassWriter: a {type(reader).__name__} does not tell where it looks (attention_mass)")
 
     def _look(self, stage: L.LightningModule, batch: ReaderBatch) -> None:
-        system = self._system_of(batch.examples[0])
-        if system is None:
-            return
-        system.batches += 1
-        if self.batches is not None and system.batches > self.batches:
+        of_example = [self._system_of(example) for example in batch.examples]  # noise comes mixed within a batch
+        found = {id(system): system for system in of_example if system is not None}
+        looked_at = set()
+        for number, system in found.items():
+            system.batches += 1
+            if self.batches is None or system.batches <= self.batches:
+                looked_at.add(number)
+                mine = [e.query for e, of in zip(batch.examples, of_example, strict=True) if of is system]
+                system.cluster |= cluster_of(mine, Unit.PATIENT)
+        if not looked_at:
             return
         reader = cast(AttentionReader, cast(MarkingStage, stage).reader)
-        system.cluster |= cluster_of([example.query for example in batch.examples], Unit.PATIENT)
         for part in batch.parts:
-            system.steering = part.prompts.steering or system.steering
             mass = reader.attention_mass(part.prompts)
             segment_PLS = mass.segment_PLS.double().cpu().numpy()
             document_PLK = mass.document_PLK.double().cpu().numpy()
             for prompt, place in enumerate(part.query_of_prompt):
-                system.seen[batch.examples[place].query.id].append((segment_PLS[prompt], document_PLK[prompt]))
+                of = of_example[place]
+                if of is not None and id(of) in looked_at:
+                    of.steering = part.prompts.steering or of.steering
+                    of.seen[batch.examples[place].query.id].append((segment_PLS[prompt], document_PLK[prompt]))
 
     def _system_of(self, example: Example) -> SystemMass | None:
         name = example.system or SYSTEM_NAMES[example.regime]

@@ -20,6 +20,7 @@ from toy import ToySource, data, stage, trainer
 from callbacks.attention_mass import AttentionMassWriter, SystemMass, _merged, as_csv, mass_table, mean_and_error
 from callbacks.attention_plot import draw_mass
 from medrag_lightning.batches import SEGMENTS, AttentionMass, EncodedPrompts, Role, Steering
+from medrag_lightning.data.noise import NoisePlan
 from medrag_lightning.records import Noise, NoiseKind
 
 TOGETHER = "all_in_one_prompt"
@@ -43,13 +44,20 @@ def fake_mass(prompts: EncodedPrompts) -> AttentionMass:
     return AttentionMass(segment_PLS, document_PK[:, None].expand(-1, LAYERS, -1))
 
 
-def look(folder: Path, callback: AttentionMassWriter | None, verb: str = "test", real: bool = False, **settings: Any) -> Any:
+def look(
+    folder: Path,
+    callback: AttentionMassWriter | None,
+    verb: str = "test",
+    real: bool = False,
+    noise: NoisePlan | None = None,
+    **settings: Any,
+) -> Any:
     """The stage after a run with a reader whose attention is made up, unless `real`."""
     made = stage(**settings)
     if not real:
         made.reader.attention_mass = fake_mass  # type: ignore[method-assign, assignment]
     run = trainer(folder, callbacks=[] if callback is None else [callback])
-    served = data(folder, rivals={"mcr": ToySource()}, eval_batch_size=3)
+    served = data(folder, rivals={"mcr": ToySource()}, eval_batch_size=3, noise=noise)
     getattr(run, verb)(made, served, verbose=False)
     return made
 
@@ -84,6 +92,16 @@ def test_some_systems_alone_are_looked_at_and_unknown_names_are_told(tmp_path: P
         look(tmp_path, AttentionMassWriter(systems=["mcr", "bm25"]), evidence=TOGETHER)
     found = json.loads((tmp_path / "attention_mass.json").read_text())
     assert [system["name"] for system in found["systems"]] == ["mcr"]
+
+
+def test_noise_that_comes_mixed_in_a_batch_is_told_apart(tmp_path: Path) -> None:
+    """A batch holds a question under every noise; each stands in a row of its own, with the attention on its own evidence."""
+    plan = NoisePlan(kinds=("irrelevant", "blank_image"), shares=(0.5, 1.0), systems=("mcr",))
+    look(tmp_path, AttentionMassWriter(batches=None, systems=["mcr"]), evidence=TOGETHER, noise=plan)
+    found = json.loads((tmp_path / "attention_mass.json").read_text())["systems"]
+    told = [None if s["noise"] is None else (s["noise"]["kind"], s["noise"]["share"]) for s in found]
+    assert sorted(told, key=str) == sorted([None, ("irrelevant", 0.5), ("irrelevant", 1.0), ("blank_image", 1.0)], key=str)
+    assert {s["questions"] for s in found} == {found[0]["questions"]}
 
 
 def test_a_real_reader_is_looked_at_as_it_is_steered(tmp_path: Path) -> None:
