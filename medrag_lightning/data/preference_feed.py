@@ -91,9 +91,10 @@ class PreferenceFeed:
     def _items(self, split: Split) -> PreferenceItems:
         found = self._pairs()
         if not found.pairs.get(split):
+            fell = json.dumps(found.statistics.get(str(split), found.statistics))
             raise ValueError(
                 f"{self.plan.folder}: there is no preference pair of split {str(split)!r} to tune on. How the questions fell: "
-                f"{json.dumps(found.statistics.get(str(split), found.statistics))}. A pair needs a question whose answer changes with its image or its evidence: "
+                f"{fell}. A pair needs a question whose answer changes with its image or its evidence: "
                 "score more of them, or more evidence sets each (data.knowledge.draws), with a reader that has not learnt "
                 "these questions (data.train_part); or leave the split out of data.preference.splits."
             )
