@@ -29,6 +29,9 @@ class EvidenceMixture:
             candidate) is replaced by a random one (RAFT's 1 - P).
         distractors: random documents added to each prompt; only where all evidence stands in one prompt.
         shuffle: whether the evidence of one prompt is put in random order; only where all evidence stands in one prompt.
+        substitute: words that are exchanged for one another, anew for every sample, in the evidence and the gold answer of
+            questions whose answer is one of them (data/substitution.py): what a reader could learn by heart it must then read.
+            For answers that stand in the evidence alone, such as a grade; what the image shows would become wrong.
     """
 
     samples_per_query: int = 4
@@ -36,8 +39,11 @@ class EvidenceMixture:
     without_relevant_share: float = 0.0
     distractors: int = 0
     shuffle: bool = True
+    substitute: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.substitute) == 1 or len(set(self.substitute)) != len(self.substitute) or "" in self.substitute:
+            raise ValueError(f"evidence.substitute needs at least two words, each once, got {list(self.substitute)}")
         if self.samples_per_query < 1:
             raise ValueError(f"samples_per_query must be at least 1, got {self.samples_per_query}")
         if self.distractors < 0:

@@ -12,6 +12,7 @@ from medrag_lightning.batches import EmbedItem, Example
 from medrag_lightning.data.augment import Augmentation
 from medrag_lightning.data.evidence import EvidencePicker
 from medrag_lightning.data.sampler import SampleKey
+from medrag_lightning.data.substitution import substituted
 from medrag_lightning.interfaces import OpenImage
 from medrag_lightning.records import Candidate, Document, Query, Regime
 
@@ -40,6 +41,9 @@ class TrainExamples(Dataset[list[Example]]):
         place, sample = divmod(key.place, self.picker.mixture.samples_per_query)
         query = self.queries[place]
         example = example_of(query, Regime.RETRIEVED, self.picker.for_training(query, sample, key.epoch), self.open_image)
+        if words := self.picker.mixture.substitute:
+            rng = counter_rng(self.seed, "substitution", key.epoch, query.id, sample)
+            example = substituted(example, words, rng)
         if self.augmentation is None or example.query_image is None:
             return example
         rng = counter_rng(self.seed, "augmentation", key.epoch, query.id, sample)

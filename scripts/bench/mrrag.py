@@ -167,26 +167,37 @@ def _print_noise(runs: Sequence[dict[str, Rows]], noisy: Sequence[Noisy], cluste
     kinds = sorted({kind for _, kind, share in noisy[0] if share == HALF})
     for kind in kinds:
         systems = [name for name, of, share in noisy[0] if of == kind and share == HALF]
-        ids = sorted(set.intersection(*(set(noisy[0][name, kind, HALF]) for name in systems)))
+        asked = [sorted(set.intersection(*(set(one[name, kind, HALF]) for name in systems))) for one in noisy]
+        ids = sorted(set().union(*asked))  # a seed may have drawn its own questions
         units = [clusters[query] for query in ids]
-        lost = {name: _lost(runs, noisy, name, kind, ids) for name in systems}
+        count_N = np.array([float(sum(query in mine for mine in asked)) for query in ids])
+        lost = {name: _lost(runs, noisy, name, kind, asked, ids) for name in systems}
         print(f"\n| {kind}, {len(ids)} questions | loss at 50 % | share of direct concatenation's loss | minus half of it |")
         print("|---|---|---|---|")
         told[kind] = {"questions": len(ids)}
         for name in systems:
-            one = {"loss": interval(over(lost[name], np.ones(len(ids))), units)}
+            one = {"loss": interval(over(lost[name], count_N), units)}
             if name != DIRECT and DIRECT in lost:
                 one["share"] = interval(_share(lost[name], lost[DIRECT]), units)
-                one["beyond_half"] = interval(over(lost[name] - HALF * lost[DIRECT], np.ones(len(ids))), units)
+                one["beyond_half"] = interval(over(lost[name] - HALF * lost[DIRECT], count_N), units)
             told[kind][name] = one
             print(f"| {name} | " + " | ".join(cell(one.get(k), k != "share") for k in ("loss", "share", "beyond_half")) + " |")
     return told
 
 
-def _lost(runs: Sequence[dict[str, Rows]], noisy: Sequence[Noisy], name: str, kind: str, ids: Sequence[str]) -> Floats:
-    """(N,) fall from ordinary evidence, mean over seeds; positive where noise hurts."""
-    clean_SN = right([one[name] for one in runs], ids)
-    fall_N: Floats = (clean_SN - right([one[name, kind, HALF] for one in noisy], ids)).mean(axis=0)
+def _lost(
+    runs: Sequence[dict[str, Rows]],
+    noisy: Sequence[Noisy],
+    name: str,
+    kind: str,
+    asked: Sequence[Sequence[str]],
+    ids: Sequence[str],
+) -> Floats:
+    """(N,) fall from ordinary evidence, summed over the seeds that asked; positive where noise hurts."""
+    place, fall_N = {query: n for n, query in enumerate(ids)}, np.zeros(len(ids))
+    for one, spoilt, mine in zip(runs, noisy, asked, strict=True):
+        change = right([one[name]], mine)[0] - right([spoilt[name, kind, HALF]], mine)[0]
+        fall_N[[place[query] for query in mine]] += change
     return fall_N
 
 

@@ -59,7 +59,8 @@ def write_run(place: Path, hkpt) -> None:
         write(place / step, BEFORE if name in ("before tuning", "SFT") else TUNED)
     right, wrong = PreferenceSide(Condition(), "yes"), PreferenceSide(Condition(), "no")
     kind, about = PairKind.ROBUSTNESS, Knowledge.BOTH
-    pair = Preference(pair_id("q9", kind, about, [(right.condition, "yes"), (wrong.condition, "no")]), "q9", kind, about, right, wrong)
+    name = pair_id("q9", kind, about, [(right.condition, "yes"), (wrong.condition, "no")])
+    pair = Preference(name, "q9", kind, about, right, wrong)
     for step in hkpt.PAIRS.values():
         write_preferences(place / step / "pairs", {Split.TRAIN: [pair]}, {"scores": "x"}, {})
 
