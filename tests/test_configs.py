@@ -262,3 +262,20 @@ def test_the_recipe_mrrag_runs_from_raw_files_to_its_curves(tmp_path, monkeypatc
     for name in ("results.json", "noise.json", "plots/noise.png", "plots/attention_mass.png"):
         assert (Path("runs/mrrag/test") / name).is_file()
     assert Path("runs/mrrag/calibrate/critical_layers.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_recipe_hkpt_runs_from_raw_files_to_its_metrics(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ["--set=contrastive.trainer.max_epochs=1", "--set=reader.trainer.max_epochs=3"]
+    asked += ["--set=reader.data.init_args.max_train_queries=1500"]  # one that knows nothing says the same to everything
+    few = ["data.init_args.max_train_queries=200", "data.init_args.max_eval_queries=40"]
+    asked += [f"--set={step}.{setting}" for step in ("score", "pairs", "tune", "sft") for setting in few]
+    asked += [f"--set={step}.data.init_args.max_eval_queries=8" for step in ("reader", "test_before", "test_sft", "test")]
+    asked += [f"--set={step}.data.init_args.regimes=[retrieved, none]" for step in ("test_before", "test_sft", "test")]
+    asked += [f"--set={step}.trainer.val_check_interval=2" for step in ("tune", "sft")]
+    main(["run", "hkpt", "--updates", "4", *asked])
+    for name in ("knowledge.json", "plots/knowledge.png", "noise.json"):
+        assert (Path("runs/hkpt/test") / name).is_file()
+    assert Path("runs/hkpt/pairs/pairs/statistics.json").is_file()
