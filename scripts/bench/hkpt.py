@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from medrag_lightning import metrics
 from medrag_lightning.metrics import Unit, cluster_of
-from medrag_lightning.metrics.bootstrap import Floats, Statistic, ratio
+from medrag_lightning.metrics.bootstrap import Floats, Statistic
 
 sys.path.insert(0, str(Path(__file__).parent))
 from over_seeds import (  # type: ignore[import-not-found]
@@ -43,6 +43,7 @@ from over_seeds import (  # type: ignore[import-not-found]
     interval,
     macro_f1,
     mean_of,
+    over,
     tell_recipe,
     test_queries,
 )
@@ -141,16 +142,8 @@ def _statistic(runs: Sequence[Asked], name: str, ids: Sequence[str]) -> Statisti
     each = [shares(run, ids).get(name) for run in runs]
     if any(one is None for one in each):
         return None
-    mean: Statistic = mean_of([_share(*one) for one in each if one is not None])
+    mean: Statistic = mean_of([over(*one) for one in each if one is not None])
     return mean
-
-
-def _share(top_N: Floats, bottom_N: Floats) -> Statistic:
-    def statistic(weights_FN: Floats) -> Floats:
-        share: Floats = ratio(weights_FN @ top_N, weights_FN @ bottom_N)
-        return share
-
-    return statistic
 
 
 def _minus(mine: Statistic, theirs: Statistic) -> Statistic:
@@ -166,7 +159,7 @@ def _print_accuracy(runs: Mapping[str, Sequence[Asked]], ids: Sequence[str], clu
     for name, of in runs.items():
         own = [{query: run["own"][query] for query in ids} for run in of]
         calibration = mean_of([_calibration(rows, ids) for rows in own])
-        bare = mean_of([_share(_right(run, "none", ids)[0].astype(float), np.ones(len(ids))) for run in of])
+        bare = mean_of([over(_right(run, "none", ids)[0].astype(float), np.ones(len(ids))) for run in of])
         told[name] = {
             "accuracy": interval(_known(_statistic(of, "accuracy", ids)), units),
             "macro-F1": macro_f1(own, ids, units),

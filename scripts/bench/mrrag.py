@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from medrag_lightning.metrics import Unit, cluster_of
-from medrag_lightning.metrics.bootstrap import Floats, Statistic, ratio
+from medrag_lightning.metrics.bootstrap import Floats
 from medrag_lightning.records import Query
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -178,7 +178,7 @@ def _print_noise(runs: Sequence[dict[str, Rows]], noisy: Sequence[Noisy], cluste
         for name in systems:
             one = {"loss": interval(over(lost[name], count_N), units)}
             if name != DIRECT and DIRECT in lost:
-                one["share"] = interval(_share(lost[name], lost[DIRECT]), units)
+                one["share"] = interval(over(lost[name], lost[DIRECT]), units)
                 one["beyond_half"] = interval(over(lost[name] - HALF * lost[DIRECT], count_N), units)
             told[kind][name] = one
             print(f"| {name} | " + " | ".join(cell(one.get(k), k != "share") for k in ("loss", "share", "beyond_half")) + " |")
@@ -199,16 +199,6 @@ def _lost(
         change = right([one[name]], mine)[0] - right([spoilt[name, kind, HALF]], mine)[0]
         fall_N[[place[query] for query in mine]] += change
     return fall_N
-
-
-def _share(mine_N: Floats, theirs_N: Floats) -> Statistic:
-    """Loss over loss; undefined in resamples where the other loses nothing."""
-
-    def statistic(weights_FN: Floats) -> Floats:
-        share: Floats = ratio(weights_FN @ mine_N, weights_FN @ theirs_N)
-        return share
-
-    return statistic
 
 
 def _weights(place: Path) -> dict[str, float]:
