@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from rich import get_console
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from callbacks.evaluated import answering_stage, query_holder, run_folder
+from callbacks.evaluation_report import EvaluationReport
 from callbacks.knowledge_plot import draw_knowledge
 from callbacks.table_cells import gap_cell, new_table, percent_cell
 from medrag_lightning.artifacts import atomic_write, write_bytes, write_json
 from medrag_lightning.metrics import RETRIEVED, Bootstrap, KnowledgeUse, Metric, Unit, cluster_of, knowledge_use
 
-WIDTH, ALL = 120, "all"
+ALL = "all"
 COLUMNS = {"reports": "reports alone", "documents": "documents alone", "both": "both, as found", "any": "any of them"}
 ROWS = {
     "md": "MD: right with another image",
@@ -54,7 +54,7 @@ HOW = (
 )
 
 
-class KnowledgeTable(L.Callback):
+class KnowledgeTable(EvaluationReport):
     """After a test with `data.knowledge`: ``knowledge.json``, ``knowledge.csv``, ``plots/knowledge.png`` in the run folder, and
     a printed table: how far a reader goes by its image (MD, same answers), uses evidence that it needs (KUD), and withstands
     evidence that misleads (KID, over-reliance), by source of evidence, need and answer type.
@@ -76,25 +76,9 @@ class KnowledgeTable(L.Callback):
         seed: int = 0,
     ) -> None:
         self.unit, self.bootstrap = Unit(resampling_unit), Bootstrap(resamples, confidence, seed)
-        self._to_print: Group | None = None
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def report(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
         """Computes, writes and draws (process 0)."""
-        self._report(trainer, pl_module, "test")
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for the verb `validate`; not for the validations of a fit."""
-        if trainer.state.fn == "validate":
-            self._report(trainer, pl_module, "val")
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Prints the table, after everything that the trainer prints."""
-        if self._to_print is not None:
-            console = get_console()  # the one that a live progress bar draws on
-            (console if console.is_terminal else Console(width=WIDTH)).print(self._to_print)
-            self._to_print = None
-
-    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
         stage = answering_stage(pl_module, self)
         if stage is None or not trainer.is_global_zero or all(p.variant is None for p in stage.predictions):
             return
@@ -109,7 +93,7 @@ class KnowledgeTable(L.Callback):
         write_rates(folder / f"{name}.csv", use)
         synthetic = any("synthetic" in query.source.casefold() for query in queries)
         write_bytes(folder / "plots" / f"{name}.png", draw_knowledge(use, image, synthetic))
-        self._to_print = render_knowledge(use, how)
+        self.to_print = render_knowledge(use, how)
 
 
 def write_rates(path: Path, use: KnowledgeUse) -> None:

@@ -11,12 +11,12 @@ from textwrap import wrap
 from typing import Any, Literal
 
 import lightning as L
-from rich import get_console
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from callbacks.evaluated import answering_stage, query_holder, run_folder
+from callbacks.evaluation_report import EvaluationReport
 from callbacks.table_cells import gap_cell, new_table, percent_cell
 from medrag_lightning.artifacts import atomic_write, write_bytes, write_json
 from medrag_lightning.metrics import (
@@ -32,7 +32,6 @@ from medrag_lightning.metrics import (
 from medrag_lightning.metrics import NoiseCurves as Curves
 from medrag_lightning.records import NoiseKind
 
-WIDTH = 120
 REFERENCES = ("no retrieval", "question-only", "majority")
 DRAWN = {"no retrieval": (0, (5, 2)), "majority": (0, (1, 1.5))}  # of the references, with their dashes
 METRICS = {"closed_accuracy": "closed accuracy", "closed_macro_f1": "closed macro-F1", "open_token_recall": "open token recall"}
@@ -61,7 +60,7 @@ HOW = (
 )
 
 
-class NoiseCurves(L.Callback):
+class NoiseCurves(EvaluationReport):
     """After a test with `data.noise`: ``noise.json``, ``noise.csv``, ``plots/noise.png`` in the run folder, and a short table.
 
     A line a system, a panel a kind of noise, majority and no retrieval as reference lines; all points of a panel are of the
@@ -85,7 +84,6 @@ class NoiseCurves(L.Callback):
     ) -> None:
         self.baseline, self.unit = baseline, Unit(resampling_unit)
         self.bootstrap = Bootstrap(resamples, confidence, seed)
-        self._to_print: Group | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a baseline that is no system of the test, before time is spent."""
@@ -96,23 +94,8 @@ class NoiseCurves(L.Callback):
         if self.baseline not in systems:
             raise ValueError(f"NoiseCurves.baseline={self.baseline!r} is no system of this test; the systems are {systems}")
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Computes, writes and draws the curves (process 0)."""
-        self._report(trainer, pl_module, "test")
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for the verb `validate`; not for the validations of a fit."""
-        if trainer.state.fn == "validate":
-            self._report(trainer, pl_module, "val")
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Prints the table, after everything that the trainer prints."""
-        if self._to_print is not None:
-            console = get_console()  # the one that a live progress bar draws on
-            (console if console.is_terminal else Console(width=WIDTH)).print(self._to_print)
-            self._to_print = None
-
-    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
+    def report(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
+        """Computes, writes and draws (process 0)."""
         stage = answering_stage(pl_module, self)
         if stage is None or not trainer.is_global_zero or all(p.noise is None for p in stage.predictions):
             return
@@ -132,7 +115,7 @@ class NoiseCurves(L.Callback):
         write_curves(folder / f"{name}.csv", curves)
         synthetic = any("synthetic" in query.source.casefold() for query in queries)
         write_bytes(folder / "plots" / f"{name}.png", draw_noise(curves, synthetic, SCORES[scores]))
-        self._to_print = render_noise(curves, how)
+        self.to_print = render_noise(curves, how)
 
 
 def write_curves(path: Path, curves: Curves) -> None:

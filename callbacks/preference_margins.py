@@ -11,12 +11,12 @@ from rich import get_console
 from rich.console import Console
 
 from callbacks.evaluated import run_folder
+from callbacks.evaluation_report import WIDTH
 from callbacks.metric_plots import BLUE, GREY, ORANGE, Curve, find_metrics, read_curves, smoothed
 from callbacks.table_cells import new_table
 from medrag_lightning.artifacts import write_bytes
 from medrag_lightning.records import PairKind
 
-WIDTH = 120
 COLUMNS = {
     "margin": "margin",
     "accuracy": "accuracy",

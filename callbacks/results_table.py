@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import lightning as L
 import yaml
-from rich import get_console
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from callbacks.evaluated import AnsweringStage, HoldsQueries, KnowsCorpus, answering_stage, query_holder, run_folder
+from callbacks.evaluation_report import EvaluationReport
 from callbacks.evidence_table import evidence_notes, evidence_tables
 from callbacks.protocol_table import protocol_tables
 from callbacks.table_cells import cell, new_table, percent_cell
@@ -37,7 +37,6 @@ from medrag_lightning.metrics import (
 )
 from medrag_lightning.records import Query
 
-WIDTH = 120
 CLOSED = {
     "closed_accuracy": "accuracy",
     "closed_balanced_accuracy": "balanced",
@@ -53,7 +52,7 @@ OPEN = {
 }
 
 
-class ResultsTable(L.Callback):
+class ResultsTable(EvaluationReport):
     """After a test: majority and question-only beside every evidence regime and rival retriever, intervals, paired
     differences, what retrieval did to the answers, honest notes. Where a constant answer does as well as a system, words say
     so; yes/no questions are shown beside constant answers, scores without duplicated questions beside those with.
@@ -86,7 +85,6 @@ class ResultsTable(L.Callback):
             raise ValueError(f"relevance_margin_nats must be 0 or more, got {relevance_margin_nats}")
         self.unit, self.bootstrap = Unit(resampling_unit), Bootstrap(resamples, confidence, seed)
         self.inconsistent_by, self.margin_nats = inconsistent_by, relevance_margin_nats
-        self._to_print: Group | None = None
         self._duplicated: dict[str, bool] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -101,16 +99,8 @@ class ResultsTable(L.Callback):
         if trainer.is_global_zero and isinstance(data, KnowsCorpus):  # now: an image that cannot be opened must not cost a test
             self._duplicated = data.duplicated("test" if stage == "test" else "val")
 
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Computes and writes the table (process 0)."""
-        self._tabulate(trainer, pl_module, "test")
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for the verb `validate`; not for the validations of a fit."""
-        if trainer.state.fn == "validate":
-            self._tabulate(trainer, pl_module, "val")
-
-    def _tabulate(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
+    def report(self, trainer: L.Trainer, pl_module: L.LightningModule, split: str) -> None:
+        """Computes, writes and draws (process 0)."""
         stage = answering_stage(pl_module, self)
         if stage is None or not trainer.is_global_zero:
             return
@@ -131,14 +121,7 @@ class ResultsTable(L.Callback):
         head = {"title": title, "intervals": how, "notes": notes, "evidence": evidence.as_json(), "protocol": weak.as_json()}
         write_results(folder, table, head, f"results{suffix}")
         write_jsonl(folder / f"ledger{suffix}.jsonl", (entry.as_json() for entry in evidence.ledger.entries))
-        self._to_print = render(table, title, [how, *notes], [*protocol_tables(weak), *evidence_tables(evidence)])
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Prints the table, after everything that the trainer prints."""
-        if self._to_print is not None:
-            console = get_console()  # the one that a live progress bar draws on
-            (console if console.is_terminal else Console(width=WIDTH)).print(self._to_print)
-            self._to_print = None
+        self.to_print = render(table, title, [how, *notes], [*protocol_tables(weak), *evidence_tables(evidence)])
 
     def _how(self, cluster_of_query: Mapping[str, str]) -> str:
         b, clusters = self.bootstrap, set(cluster_of_query.values())

@@ -10,13 +10,13 @@ from rich import get_console
 from rich.console import Console
 
 from callbacks.evaluated import run_folder
+from callbacks.evaluation_report import WIDTH
 from callbacks.table_cells import cell, new_table
 from medrag_lightning.artifacts import write_json
 from medrag_lightning.metrics import Bootstrap, PairRanks, RankingTable, ranking_table
 
 DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image"}
 SHOWN = {"recall@1": "recall@1", "recall@5": "recall@5", "recall@10": "recall@10", "mrr": "MRR"}
-WIDTH = 120
 
 
 @runtime_checkable
