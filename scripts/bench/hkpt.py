@@ -21,7 +21,6 @@ images) of that mean. Lower is better for
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +43,7 @@ from over_seeds import (  # type: ignore[import-not-found]
     macro_f1,
     mean_of,
     over,
+    predictions,
     tell_recipe,
     test_queries,
 )
@@ -93,8 +93,7 @@ def report(data: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
 def asked(place: Path) -> Asked:
     """The closed, answered test predictions of a run, by how they were asked."""
     found: Asked = {}
-    for line in (place / "predictions" / "test.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in predictions(place, asked_again=True):
         if row["choices"] and row["gold"] is not None and not row["system"]:
             how = _how(row)
             if how is not None:

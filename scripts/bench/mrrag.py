@@ -88,8 +88,6 @@ def read_closed(place: Path) -> tuple[dict[str, Rows], Noisy]:
         if not row["choices"] or row["gold"] is None or row["regime"] not in OWN:
             continue
         name = row["system"] or OWN[row["regime"]]
-        if row.get("variant"):
-            continue
         if row["noise"] is None:
             plain.setdefault(name, {})[row["query_id"]] = row
         else:

@@ -106,10 +106,10 @@ def test_queries(config: Path) -> dict[str, Query]:
     return {query.id: query for query in built.data.split_queries("test")}
 
 
-def predictions(place: Path) -> list[dict[str, Any]]:
-    """The test predictions of a run, in file order; not those of questions asked again with another image or less evidence."""
+def predictions(place: Path, asked_again: bool = False) -> list[dict[str, Any]]:
+    """The test predictions of a run, in file order; with `asked_again` also those with another image or less evidence."""
     lines = (place / "predictions" / "test.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if row.get("variant") is None]
+    return [row for row in map(json.loads, lines) if asked_again or row.get("variant") is None]
 
 
 def constant_rows(place: Path) -> dict[str, float]:
