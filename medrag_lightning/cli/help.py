@@ -115,6 +115,7 @@ Open questions are judged by the reader's own words: add --model.init_args.gener
   --data.init_args.preference.rules RULES     hkpt_v2 (default), hkpt_v1, rag_pt or kb_pt
   --data.init_args.preference.kinds LIST      only these kinds: '[cross_modality, knowledge_utilisation, knowledge_robustness]'
   --data.init_args.preference.repeats HOW     pairs of the same inputs and words: once (default), weighted or all
+  --data.init_args.preference.balance HOW     none (default), or kinds: every kind of pair weighs the same in all
   --data.init_args.preference.max_pairs N     so many training pairs, drawn, to compare rules on the same number
   --trl FOLDER                                also in the format of trl's own DPOTrainer: pairs whose sides are shown the same
 

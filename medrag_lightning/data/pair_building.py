@@ -25,7 +25,7 @@ from medrag_lightning.preference_files import (
     read_preferences,
     write_preferences,
 )
-from medrag_lightning.records import AnswerType, Preference, PreferenceSide, Query, Split
+from medrag_lightning.records import AnswerType, PairKind, Preference, PreferenceSide, Query, Split
 from medrag_lightning.score_files import MANIFEST, documents_fingerprint, query_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class _Builder:
         kept = [pair for pair in made if self.plan.kinds is None or str(pair.kind) in self.plan.kinds]
         single = _without_repeats(kept, self.plan.repeats)
         limit = self.plan.max_pairs if split is Split.TRAIN else None
-        drawn = _drawn(single, limit, self.world.seed)
+        drawn = _balanced(_drawn(single, limit, self.world.seed), self.plan.balance)
         out = {"other_kinds": len(made) - len(kept), "repeats": len(kept) - len(single), "max_pairs": len(single) - len(drawn)}
         return drawn, tally.as_json() | {"pairs": counted(drawn), "left_out": out}
 
@@ -184,3 +184,14 @@ def _drawn(pairs: Sequence[Preference], limit: int | None, seed: int) -> list[Pr
     last = sorted(chance.values())[limit - 1]
     return [pair for pair in pairs if chance[pair.id] <= last]
 
+
+
+def _balanced(pairs: Sequence[Preference], balance: str) -> list[Preference]:
+    """The pairs, and with `kinds` weights of which every kind has the same share; their sum stays."""
+    sums: dict[PairKind, float] = {}
+    for pair in pairs:
+        sums[pair.kind] = sums.get(pair.kind, 0.0) + pair.weight
+    if balance == "none" or len(sums) < 2:
+        return list(pairs)
+    share = sum(sums.values()) / len(sums)
+    return [replace(pair, weight=pair.weight * share / sums[pair.kind]) for pair in pairs]

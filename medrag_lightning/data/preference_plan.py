@@ -23,6 +23,8 @@ class PreferencePlan:
         splits: whose questions make pairs; those of `val` are validated on.
         repeats: pairs of the same inputs and words about different evidence (robustness makes up to three): ``once`` keeps one,
             ``weighted`` keeps one with the weight of all, ``all`` keeps them.
+        balance: ``none`` leaves each pair its weight; ``kinds`` scales the weights within each kind so that all kinds of a split
+            weigh the same together: robustness pairs, which come from the reader's mistakes with evidence, are few.
         max_pairs: so many training pairs, drawn; null for all.
         open_metric: what makes a free-text answer right, for open questions that the table has the reader's own words of.
         open_threshold: least value of `open_metric` that counts as right, in (0, 1].
@@ -35,6 +37,7 @@ class PreferencePlan:
     kinds: tuple[PairKindName, ...] | None = None
     splits: tuple[SplitName, ...] = ("train", "val")
     repeats: Literal["once", "weighted", "all"] = "once"
+    balance: Literal["none", "kinds"] = "none"
     max_pairs: int | None = None
     open_metric: Literal["exact_match", "token_f1", "rouge_l"] = "exact_match"
     open_threshold: float = 1.0

@@ -98,6 +98,18 @@ def test_all_outcome_patterns_give_the_pairs_of_the_table(made, rules, repeats):
     assert told["right_under"]["full"] == {"right": 32, "of": 64}
 
 
+@pytest.mark.parametrize("limit", [None, 9])
+def test_balanced_kinds_weigh_the_same_and_keep_their_sum(made, limit):
+    plain, balanced = (built(made, rules="hkpt_v1", balance=how, max_pairs=limit)[0][Split.TRAIN] for how in ("none", "kinds"))
+    assert [pair.id for pair in plain] == [pair.id for pair in balanced]
+    weights = {kind: [pair.weight for pair in balanced if pair.kind is kind] for kind in PairKind}
+    share = len(plain) / 3
+    assert {kind: sum(mine) for kind, mine in weights.items()} == pytest.approx(dict.fromkeys(PairKind, share))
+    assert all(len(set(mine)) == 1 for mine in weights.values())
+    one_kind = built(made, rules="kb_pt", balance="kinds")[0][Split.TRAIN]
+    assert {pair.weight for pair in one_kind} == {1.0}
+
+
 def test_each_side_has_its_own_reference(made):
     world, _ = made
     pairs = built(made, rules="hkpt_v1", repeats="all")[0][Split.TRAIN]
