@@ -23,7 +23,7 @@ class PreferencePlan:
         splits: whose questions make pairs; those of `val` are validated on.
         repeats: pairs of the same inputs and words about different evidence (robustness makes up to three): ``once`` keeps one,
             ``weighted`` keeps one with the weight of all, ``all`` keeps them.
-        balance: ``none`` leaves each pair its weight; ``kinds`` scales the weights within each kind so that all kinds of a split
+        balance: ``none`` leaves each pair its weight; ``kinds`` scales them within each kind so that all kinds of a split
             weigh the same together: robustness pairs, which come from the reader's mistakes with evidence, are few.
         max_pairs: so many training pairs, drawn; null for all.
         open_metric: what makes a free-text answer right, for open questions that the table has the reader's own words of.
