@@ -185,7 +185,6 @@ def _drawn(pairs: Sequence[Preference], limit: int | None, seed: int) -> list[Pr
     return [pair for pair in pairs if chance[pair.id] <= last]
 
 
-
 def _balanced(pairs: Sequence[Preference], balance: str) -> list[Preference]:
     """The pairs, and with `kinds` weights of which every kind has the same share; their sum stays."""
     sums: dict[PairKind, float] = {}
