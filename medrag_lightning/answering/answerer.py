@@ -18,11 +18,10 @@ from medrag_lightning.data.images import ImageStore
 from medrag_lightning.interfaces import CandidateSource, OpenImage, Reader
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading
+from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
+from medrag_lightning.reading.steered_systems import steered_systems
 from medrag_lightning.records import AnswerType, Candidate, Document, ImageRef, Query, Regime, Split, shares_identity
-from medrag_lightning.stages.raft_collator import RaftCollator
-from medrag_lightning.stages.reader_raft import EvidenceLayout
-from medrag_lightning.stages.reading import BatchReader, ClosedReading
-from medrag_lightning.stages.steered_systems import steered_systems
 
 
 class Answerer:

@@ -30,11 +30,11 @@ from medrag_lightning.metrics import (
 )
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.batch_reader import BatchReader
+from medrag_lightning.reading.raft_collator import RaftCollator
 from medrag_lightning.records import Prediction
 from medrag_lightning.stages.frozen_reader import load_reader
 from medrag_lightning.stages.knockout import measure
-from medrag_lightning.stages.raft_collator import RaftCollator
-from medrag_lightning.stages.reading import BatchReader
 
 
 class CalibrateLayers(L.LightningModule):

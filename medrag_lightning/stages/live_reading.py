@@ -12,9 +12,9 @@ from torch import nn
 from medrag_lightning.batches import ReaderBatch
 from medrag_lightning.interfaces import Reader
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.raft_collator import RaftCollator
 from medrag_lightning.stages.distill_collator import DistillBatch
 from medrag_lightning.stages.frozen_reader import load_reader
-from medrag_lightning.stages.raft_collator import RaftCollator
 
 
 class LiveReading(nn.Module):

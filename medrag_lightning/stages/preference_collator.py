@@ -10,8 +10,8 @@ import torch
 from medrag_lightning.batches import EncodedPrompts, Example, PreferenceBatch, PreferenceExample
 from medrag_lightning.interfaces import Processor
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.raft_collator import answer_rows
 from medrag_lightning.records import Condition, PreferenceSide
-from medrag_lightning.stages.raft_collator import answer_rows
 
 PromptKey = tuple[str, Condition]
 

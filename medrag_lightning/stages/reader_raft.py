@@ -6,7 +6,7 @@ One candidate a prompt and K samples a query (JOMED, Section 3), or all candidat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -18,15 +18,12 @@ from medrag_lightning.losses import answer_nll
 from medrag_lightning.metrics import layers_of
 from medrag_lightning.mixture import Fusion, TunedFusion, tune_fusion
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading, Reading, summary
+from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
+from medrag_lightning.reading.steered_systems import check_names, numbered, steered_systems
 from medrag_lightning.records import Prediction
 from medrag_lightning.stages.base import Schedule, Stage
-from medrag_lightning.stages.raft_collator import RaftCollator
-from medrag_lightning.stages.reading import BatchReader, ClosedReading, Reading, summary
 from medrag_lightning.stages.sharding import extra_passes
-from medrag_lightning.stages.steered_systems import check_names, numbered, steered_systems
-
-EvidenceLayout = Literal["one_per_prompt", "all_in_one_prompt"]
-"""`one_per_prompt`: K prompts a query, mixed afterwards (JOMED). `all_in_one_prompt`: one prompt with K candidates."""
 
 
 class ReaderRaft(Stage):

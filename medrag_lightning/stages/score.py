@@ -17,9 +17,9 @@ from medrag_lightning import metrics, records
 from medrag_lightning.batches import Example, ReaderBatch, ReaderPart
 from medrag_lightning.interfaces import Feed, Reader
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.raft_collator import RaftCollator
 from medrag_lightning.records import AnswerType
 from medrag_lightning.stages.frozen_reader import load_reader
-from medrag_lightning.stages.raft_collator import RaftCollator
 
 Generate = Literal["none", "open", "all"]
 """Which questions the reader also answers in its own words."""

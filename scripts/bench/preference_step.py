@@ -44,8 +44,8 @@ from medrag_lightning.losses import preference_loss, preference_margin
 from medrag_lightning.models.hf_reader import HfReader
 from medrag_lightning.models.lora import LoraSettings
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.raft_collator import answer_rows
 from medrag_lightning.records import Candidate, Channel, Document, ImageRef, Query, Regime
-from medrag_lightning.stages.raft_collator import answer_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
 from preference_trl import (  # type: ignore[import-not-found]

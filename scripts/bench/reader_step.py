@@ -32,9 +32,9 @@ from medrag_lightning.batches import Example
 from medrag_lightning.models.hf_reader import HfReader
 from medrag_lightning.models.tiny import TinyBackbone
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.raft_collator import RaftCollator
 from medrag_lightning.records import AnswerType, Candidate, Channel, Document, ImageRef, Query, Regime
 from medrag_lightning.stages.base import Schedule
-from medrag_lightning.stages.raft_collator import RaftCollator
 from medrag_lightning.stages.reader_raft import ReaderRaft
 
 TEMPLATE = PromptTemplate(max_evidence_chars=20_000)

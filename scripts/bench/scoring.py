@@ -47,8 +47,8 @@ from medrag_lightning.data.scoring_feed import packed
 from medrag_lightning.models.hf_reader import HfReader
 from medrag_lightning.models.tiny import TinyBackbone
 from medrag_lightning.prompts import PromptOrder, PromptTemplate
+from medrag_lightning.reading.raft_collator import RaftCollator
 from medrag_lightning.records import AnswerType, Candidate, Channel, Condition, Document, ImageRef, Query, Regime
-from medrag_lightning.stages.raft_collator import RaftCollator
 
 CHOICES = ("zero", "one", "two", "three", "four")
 WORDS = ("film shows", "mild", "large", "left", "right", "effusion", "nodule", "edema", "heart size", "no finding", "retina")

@@ -9,9 +9,9 @@ from toy import data, reader
 from medrag_lightning.data.feeds import ReadingFeed, World
 from medrag_lightning.data.sampler import SampleKey
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.raft_collator import RaftCollator
 from medrag_lightning.records import AnswerType, Split
 from medrag_lightning.stages.knockout import measure
-from medrag_lightning.stages.raft_collator import RaftCollator
 
 LAYERS, ALIVE = 5, (1, 3)
 DIRECTIONS = ("evidence_to_question", "image_to_question", "evidence_to_last", "question_to_last")

@@ -12,8 +12,8 @@ from medrag_lightning.batches import Example
 from medrag_lightning.losses import answer_nll
 from medrag_lightning.mixture import Fusion, geometric_closed
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.raft_collator import RaftCollator
 from medrag_lightning.records import AnswerType, Regime
-from medrag_lightning.stages.raft_collator import RaftCollator
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -21,6 +22,9 @@ from medrag_lightning.batches import (
 from medrag_lightning.interfaces import Processor
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.records import AnswerType
+
+EvidenceLayout = Literal["one_per_prompt", "all_in_one_prompt"]
+"""`one_per_prompt`: K prompts a query, mixed afterwards (JOMED). `all_in_one_prompt`: one prompt with K candidates."""
 
 
 class RaftCollator:

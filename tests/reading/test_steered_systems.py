@@ -18,10 +18,10 @@ from medrag_lightning.data.examples import EvalExamples
 from medrag_lightning.data.sampler import SampleKey
 from medrag_lightning.metrics.critical_layers import SCHEMA
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.raft_collator import RaftCollator
+from medrag_lightning.reading.steered_systems import check_names, numbered, steered_systems
 from medrag_lightning.records import Regime
-from medrag_lightning.stages.raft_collator import RaftCollator
 from medrag_lightning.stages.reader_raft import ReaderRaft
-from medrag_lightning.stages.steered_systems import check_names, numbered, steered_systems
 
 PAPER, PASTA = Steering("paper", [0]), Steering("pasta", "all", gain=0.01)
 TOGETHER = "all_in_one_prompt"
