@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,6 +118,7 @@ class MedragData(L.LightningDataModule):
         self._retrieved: dict[str, Retrieved] | None = None
         self._of_rival: dict[str, dict[str, Retrieved]] = {}
         self._train_loader: ResumableLoader | None = None
+        self._kept_feed: Feed | None = None
         self._resume_from: dict[str, int] = {}
 
     def prepare_data(self) -> None:
@@ -131,6 +131,7 @@ class MedragData(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Reads tables and finds the candidates of every query once."""
         self._read_tables()
+        self._kept_feed = None
         if self._retrieved is None and self._searches():
             searching = self._searching()
             self._retrieved = searching.find(self.source, self._asked(*Split))
@@ -138,7 +139,7 @@ class MedragData(L.LightningDataModule):
 
     def search_again(self) -> None:
         """Finds the candidates anew, after the source's vectors have changed (index refresh); loaders made later serve them."""
-        self._retrieved = self._searching().find(self.source, self._asked(*Split))
+        self._retrieved, self._kept_feed = self._searching().find(self.source, self._asked(*Split)), None
 
     def _searching(self) -> Searching:
         return Searching(self._documents, self._image_store(), self.evidence_folder())
@@ -185,9 +186,8 @@ class MedragData(L.LightningDataModule):
         items = self._feed().training()
         rank, world = self._process()
         sampler = TrainSampler(len(items), self.batch_size, self.seed, rank, world)
-        loader = ResumableLoader(
-            items, sampler=sampler, batch_size=None, position=self._position, **self._loading(training=True)
-        )
+        loading = self._loading(training=True)
+        loader = ResumableLoader(items, sampler=sampler, batch_size=None, position=self._position, **loading)
         if self._resume_from:
             loader.load_state_dict(self._resume_from)
         self._train_loader = loader
@@ -238,7 +238,10 @@ class MedragData(L.LightningDataModule):
         )
 
     def _feed(self) -> Feed:
-        return feed_of(self._stage().feed, self.world(), self)
+        """One for all loaders, so that what it reads is read once; `setup` and new candidates make way for another."""
+        if self._kept_feed is None:
+            self._kept_feed = feed_of(self._stage().feed, self.world(), self)
+        return self._kept_feed
 
     def _eval_loader(self, items: Any) -> DataLoader[Any]:
         rank, world = self._process()
@@ -292,6 +295,5 @@ class MedragData(L.LightningDataModule):
         unique_by_id(self._pair_documents, "data.pair_tables")
 
     def _image_store(self) -> ImageStore:
-        tables = [*self.tables, *self.corpus, *self.pair_tables]
-        roots: Sequence[Path] = [root for table in tables for root in table.roots()]
-        return ImageStore(sorted(set(roots)), max_pixels=self.max_pixels)
+        roots = {root for table in [*self.tables, *self.corpus, *self.pair_tables] for root in table.roots()}
+        return ImageStore(sorted(roots), max_pixels=self.max_pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -72,6 +73,11 @@ class PreferenceFeed:
     def __init__(self, world: World, plan: PreferencePlan) -> None:
         self.world, self.plan = world, plan
 
+    @cached_property
+    def found(self) -> PreferenceSet:
+        """The pairs of this world and plan, of all splits: built, or read and checked, once."""
+        return build_or_read(self.world, self.plan)
+
     def training(self) -> PreferenceItems:
         """The pairs of training questions; ValueError where there are none."""
         return self._items(Split.TRAIN)
@@ -89,7 +95,7 @@ class PreferenceFeed:
         raise ValueError("preference pairs are for training; predict with stage reader_raft")
 
     def _items(self, split: Split) -> PreferenceItems:
-        found = self._pairs()
+        found = self.found
         if not found.pairs.get(split):
             fell = json.dumps(found.statistics.get(str(split), found.statistics))
             raise ValueError(
@@ -101,6 +107,3 @@ class PreferenceFeed:
         queries = {query.id: query for every in Split for query in self.world.queries[every]}
         documents = {document.id: document for document in self.world.documents}
         return PreferenceItems(found.pairs[split], queries, ConditionExamples(queries, documents, self.world.open_image))
-
-    def _pairs(self) -> PreferenceSet:
-        return build_or_read(self.world, self.plan)

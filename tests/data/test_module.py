@@ -107,3 +107,19 @@ def test_pairs_may_come_from_other_tables(tmp_path):
     assert "it is red" in served.training_texts()
     assert (tmp_path / "other") in served._image_store().roots
     assert len(served.documents()) == 24
+
+
+def test_loaders_share_a_feed_until_there_are_new_candidates(tmp_path):
+    made = data(tmp_path)
+    made.trainer = trainer(tmp_path)
+    made.trainer.strategy._lightning_module = stage()
+    made.prepare_data()
+    made.setup("fit")
+    first = made._feed()
+    assert made._feed() is first
+    made.search_again()
+    second = made._feed()
+    assert second is not first
+    assert second.world.retrieved is made._retrieved
+    made.setup("test")
+    assert made._feed() is not second

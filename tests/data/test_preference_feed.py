@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from knowledge_world import world_of
 from PIL import Image
 
+from medrag_lightning.data import preference_feed
 from medrag_lightning.data.conditions import ConditionExamples
-from medrag_lightning.data.preference_feed import PreferenceItems
+from medrag_lightning.data.preference_feed import PreferenceFeed, PreferenceItems
+from medrag_lightning.data.preference_plan import PreferencePlan
 from medrag_lightning.data.sampler import SampleKey
+from medrag_lightning.preference_files import PreferenceSet
 from medrag_lightning.records import (
     Condition,
     Document,
@@ -19,6 +25,7 @@ from medrag_lightning.records import (
     Preference,
     PreferenceSide,
     Query,
+    Split,
 )
 
 QUERIES = {name: Query(name, "?", ImageRef(name), answer="yes", patient_id=name) for name in ("q1", "q2")}
@@ -87,3 +94,18 @@ def test_a_pair_about_an_unknown_question_is_an_error_that_names_it():
     made = PreferenceItems(PAIRS, {"q1": QUERIES["q1"]}, ConditionExamples(QUERIES, DOCUMENTS, Opener()))
     with pytest.raises(ValueError, match=r"query 'q2', which data\.tables does not have"):
         made[[SampleKey(0, 1)]]
+
+
+def test_the_pairs_of_all_splits_are_read_once(monkeypatch):
+    world, plan, asked = world_of(), PreferencePlan("there"), []
+
+    def build_or_read(*what):
+        asked.append(what)
+        return PreferenceSet(Path("there"), {Split.TRAIN: PAIRS, Split.VAL: PAIRS[:2]}, {}, {})
+
+    monkeypatch.setattr(preference_feed, "build_or_read", build_or_read)
+    feed = PreferenceFeed(world, plan)
+    assert not asked, "nothing is built before it is asked for"
+    assert feed.training().pairs == PAIRS
+    assert [items.pairs for items in feed.validation(False)] == [PAIRS[:2]]
+    assert asked == [(world, plan)]

@@ -56,7 +56,7 @@ class PairData(MedragData):
 
     def _feed(self) -> PreferenceFeed:
         feed = PreferenceFeed(self.world(), self.preference)
-        feed._pairs = self.given
+        feed.found = self.given()
         return feed
 
 
