@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from medrag_lightning.artifacts import fingerprint, read_json, sha256_file, write_bytes, write_json
+from medrag_lightning.artifacts import fingerprint, read_json, write_bytes, write_json
 from medrag_lightning.records import Condition, ImageShown, Knowledge, PairKind, Preference, PreferenceSide, Split
 
 SCHEMA = 1
@@ -70,20 +71,24 @@ def write_preferences(
 ) -> None:
     """Writes pairs to `folder`, the manifest last. Several processes that write the same pairs do not disturb each other.
 
+    The manifest names what this process wrote, not what lies there by then: where another run has written other pairs into the
+    same folder meanwhile, reading says so instead of giving the ones under the name of the others.
+
     Raises:
         ValueError: `folder` holds pairs of another identity, or two pairs have one id; nothing is touched.
     """
     folder = Path(folder)
     check_preferences(folder, identity)
     content = _as_arrow(pairs)
+    told = (json.dumps(statistics, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     write_bytes(folder / PAIRS, content)
-    write_json(folder / STATISTICS, statistics)
+    write_bytes(folder / STATISTICS, told)
     manifest = {
         "schema": SCHEMA,
         "identity": identity,
         "pairs": {str(split): len(mine) for split, mine in pairs.items()},
-        "file": {"name": PAIRS, "bytes": len(content), "sha256": sha256_file(folder / PAIRS)},
-        "statistics_sha256": sha256_file(folder / STATISTICS),
+        "file": {"name": PAIRS, "bytes": len(content), "sha256": sha256(content).hexdigest()},
+        "statistics_sha256": sha256(told).hexdigest(),
         "note": NOTE,
     }
     write_json(folder / MANIFEST, manifest)
@@ -97,16 +102,13 @@ def read_preferences(folder: str | Path) -> PreferenceSet:
     """
     folder = Path(folder)
     manifest = _manifest(folder)
-    path, told = folder / PAIRS, manifest["file"]
-    for written, sha256 in ((path, told["sha256"]), (folder / STATISTICS, manifest["statistics_sha256"])):
-        if not written.is_file() or sha256_file(written) != sha256:
-            raise ValueError(f"{written} is damaged: not what {MANIFEST} names; delete {folder} and build the pairs again")
-    with pa.memory_map(str(path)) as source:
-        rows = pa.ipc.open_file(source).read_all().to_pylist()
+    content = _undamaged(folder / PAIRS, manifest["file"]["sha256"])
+    statistics = json.loads(_undamaged(folder / STATISTICS, manifest["statistics_sha256"]))
+    rows = pa.ipc.open_file(pa.BufferReader(content)).read_all().to_pylist()
     of_split: dict[Split, list[Preference]] = {Split(name): [] for name in manifest["pairs"]}
     for row in rows:
         of_split[Split(row["split"])].append(_pair(row))
-    return PreferenceSet(folder, of_split, manifest["identity"], read_json(folder / STATISTICS))
+    return PreferenceSet(folder, of_split, manifest["identity"], statistics)
 
 
 def is_there(folder: str | Path) -> bool:
@@ -142,6 +144,14 @@ def pair_id(query_id: str, kind: PairKind, knowledge: Knowledge | None, sides: S
     """
     shown = [[list(c.evidence_ids), str(c.image), c.image_of, c.corruption, answer] for c, answer in sides]
     return fingerprint([query_id, str(kind), str(knowledge), shown])[:24]
+
+
+def _undamaged(path: Path, named: str) -> bytes:
+    """What lies there, read once, so that what is checked is what is given."""
+    content = path.read_bytes() if path.is_file() else b""
+    if sha256(content).hexdigest() != named:
+        raise ValueError(f"{path} is damaged: not what {MANIFEST} names; delete {path.parent} and build the pairs again")
+    return content
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

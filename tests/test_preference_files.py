@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from medrag_lightning import preference_files
 from medrag_lightning.preference_files import (
     MANIFEST,
     PAIRS,
@@ -71,6 +72,23 @@ def test_damaged_files_are_refused(tmp_path, name):
     content[len(content) // 2] ^= 1
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} is damaged"):
+        read_preferences(tmp_path)
+
+
+def test_two_runs_that_write_different_pairs_at_once_are_found_out(tmp_path, monkeypatch):
+    other = {Split.TRAIN: PAIRS_OF[Split.TRAIN][:1], Split.VAL: []}
+    write = preference_files.write_bytes
+
+    def interrupted(path, data):
+        write(path, data)
+        if path.name == PAIRS:
+            monkeypatch.setattr(preference_files, "write_bytes", write)
+            write_preferences(tmp_path, other, {**IDENTITY, "seed": 4}, {})
+            (tmp_path / MANIFEST).unlink()  # not yet written
+
+    monkeypatch.setattr(preference_files, "write_bytes", interrupted)
+    write_preferences(tmp_path, PAIRS_OF, IDENTITY, {})
+    with pytest.raises(ValueError, match=f"{PAIRS} is damaged"):
         read_preferences(tmp_path)
 
 
