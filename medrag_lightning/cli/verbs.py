@@ -22,6 +22,7 @@ from medrag_lightning.cli import config_files
 from medrag_lightning.cli.checkpoint_head import CheckpointHead, read_head
 from medrag_lightning.cli.config_files import ConfigFile
 from medrag_lightning.cli.explain import explain
+from medrag_lightning.cli.null_words import read_null_words
 from medrag_lightning.cli.outcome import INTERRUPTED, PREEMPTED, tell
 from medrag_lightning.cli.run_folder import CHILD_VARIABLE, Request, choose_folder, last_checkpoint, leave_folder
 
@@ -62,6 +63,7 @@ def _read(verb: str, arguments: Sequence[str]) -> MedragCLI:
     files = config_files.read_all(names, model_given)
     config_files.refuse_own_seeds(files, rest)
     _be_quiet()
+    read_null_words()
     rest = ["--help" if argument == "--help_all" else argument for argument in rest]
     configs = [word for file in files for word in ("-c", str(file.path))]
     return MedragCLI(files, Path(files[-1].path).stem, [verb, *configs, *rest])

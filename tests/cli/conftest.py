@@ -25,10 +25,12 @@ from torch.utils.data import DataLoader
 class Schedule:
     warmup_steps: int = 0
     shape: Literal["flat", "cosine"] = "flat"
+    floor: float | None = 0.1
+    cycles: tuple[int, ...] | None = (1, 2)
 
 
 class Head(torch.nn.Module):
-    def __init__(self, width: int = 3) -> None:
+    def __init__(self, width: int = 3, weights: str | None = "none.pt", bias: dict[str, float | None] | None = None) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")

@@ -196,3 +196,18 @@ def test_signal_to_the_process_saves_and_tells(toy, toy_folder, number, code, ex
     assert len(list((toy / "runs").iterdir())) == 1, "all ranks share one run folder"
     step = last(folder)["global_step"]
     assert step == int(metrics(folder)[-1]["step"]) + 1, "the saved step is the last logged one"
+
+
+def test_null_reaches_a_setting_however_deep_it_lies(run):
+    """A path must not become the text None, and a number must not refuse it."""
+    schedule, head = "--model.init_args.schedule", "--model.init_args.head.init_args"
+    words = [f"{schedule}.floor=null", f"{schedule}.cycles", "[3]", f"{schedule}.cycles", "null"]
+    words += [f"{head}.weights=null", f'{head}.bias={{"of none": null, "None": 1.5}}', "--model.init_args.signal_at=null"]
+    code, err = run("fit", "-c", "toy.yaml", *words, "--print_config")
+    assert code == 0, err
+    told = yaml.safe_load(run.out)["model"]["init_args"]
+    assert told["schedule"] == {"warmup_steps": 2, "shape": "flat", "floor": None, "cycles": None}
+    assert told["head"]["init_args"] == {"width": 3, "weights": None, "bias": {"of none": None, "None": 1.5}}
+    code, err = run("fit", "-c", "toy.yaml", f"{schedule}.floor=None of them")
+    assert code == 2
+    assert "model.schedule.floor: expected a number or null, got 'None of them'" in err
