@@ -70,7 +70,7 @@ Bools = NDArray[np.bool_]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs what is not there yet, prints Markdown tables, then the JSON line."""
-    tell_recipe(__doc__, "hkpt_compared", report, argv)
+    tell_recipe("hkpt_compared", __doc__, report, argv)
 
 
 def report(data: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
