@@ -70,14 +70,20 @@ def memory_and_cores() -> Found:
             remedy = "end other programs, or give the container more memory"
             findings.append(Finding("memory_short", "warning", "memory", what, remedy))
     if SHARED.is_dir() and (free := disk_free(SHARED)) < LITTLE_SHARED:
-        what = f"{SHARED} has {size_text(free)}: loader workers (data.init_args.num_workers) stop with a bus error when it is full"
+        what = (
+            f"{SHARED} has {size_text(free)}: loader workers (data.init_args.num_workers) stop with a bus error when it is full"
+        )
         remedy = "start the container with --shm-size=8g, or leave num_workers at 0"
         findings.append(Finding("shared_memory_short", "warning", str(SHARED), what, remedy))
     mine, load = cores(), load_average()
     rows.append(("cores", f"{mine:g}" + (f", load {load:.1f}" if load is not None else "")))
     if load is not None and load > mine + 0.5:
-        what = f"{load:.1f} processes want {mine:g} cores: runs are slower than told here, and measured times are not comparable"
-        findings.append(Finding("machine_busy", "note", "cores", what, "wait until other jobs are done before you time anything"))
+        what = (
+            f"{load:.1f} processes want {mine:g} cores: runs are slower than told here, and measured times are not comparable"
+        )
+        findings.append(
+            Finding("machine_busy", "note", "cores", what, "wait until other jobs are done before you time anything")
+        )
     return findings, rows
 
 
@@ -90,7 +96,9 @@ def accelerators() -> Found:
             remedy = "unset CUDA_VISIBLE_DEVICES, or name a device in it"
         else:
             remedy = "install a CUDA build of torch that this driver supports (pip install torch on a machine with the driver)"
-        why = "CUDA_VISIBLE_DEVICES hides it" if hidden else f"torch {installed('torch') or 'is not installed and'} cannot use it"
+        why = (
+            "CUDA_VISIBLE_DEVICES hides it" if hidden else f"torch {installed('torch') or 'is not installed and'} cannot use it"
+        )
         what = f"the driver lists {of_driver[0]}, but {why}: runs would be on the CPU"
         findings.append(Finding("gpu_not_usable", "warning", "torch", what, remedy))
     for number, gpu in enumerate(found):
@@ -122,12 +130,16 @@ def threads(environment: Mapping[str, str] = os.environ) -> Found:
     if spin not in (None, "0") or policy == "active":
         told = f"GOMP_SPINCOUNT={spin}" if spin not in (None, "0") else "OMP_WAIT_POLICY=active"
         what = f"{told}: idle OpenMP threads spin, which makes a busy machine many times slower"
-        findings.append(Finding("threads_spin", "warning", told.split("=")[0], what, "export GOMP_SPINCOUNT=0; unset OMP_WAIT_POLICY"))
+        findings.append(
+            Finding("threads_spin", "warning", told.split("=")[0], what, "export GOMP_SPINCOUNT=0; unset OMP_WAIT_POLICY")
+        )
     asked = environment.get("OMP_NUM_THREADS", "")
     mine = cores()
     if asked.isdigit() and int(asked) > mine:
         what = f"OMP_NUM_THREADS={asked}, and this process may use {mine:g} cores: threads wait for each other"
-        findings.append(Finding("threads_too_many", "warning", "OMP_NUM_THREADS", what, f"export OMP_NUM_THREADS={max(1, int(mine))}"))
+        findings.append(
+            Finding("threads_too_many", "warning", "OMP_NUM_THREADS", what, f"export OMP_NUM_THREADS={max(1, int(mine))}")
+        )
     names = ("GOMP_SPINCOUNT", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")
     told = ", ".join(f"{name}={environment[name]}" for name in names if name in environment)
     return findings, [("threads", told or "as the libraries choose")]
@@ -139,7 +151,9 @@ def data_and_hub(environment: Mapping[str, str] = os.environ) -> Found:
     data = environment.get("MEDRAG_DATA")
     if data is not None and not Path(data).is_dir():
         what = f"MEDRAG_DATA={data} is not a folder"
-        findings.append(Finding("data_folder_missing", "error", "MEDRAG_DATA", what, "export MEDRAG_DATA=FOLDER, that of your data"))
+        findings.append(
+            Finding("data_folder_missing", "error", "MEDRAG_DATA", what, "export MEDRAG_DATA=FOLDER, that of your data")
+        )
     cache = hub_cache(environment)
     is_offline = any(environment.get(name, "").lower() in ("1", "true", "yes", "on") for name in _OFFLINE)
     models = sorted(path.name for path in cache.glob("models--*")) if cache.is_dir() else []

@@ -14,7 +14,11 @@ from pathlib import Path
 from medrag_lightning.data.audit.findings import Finding, Severity
 
 PROJECT = "medrag-lightning"
-NEEDED = ("", "runtime", "train")  # extras whose packages must fit; "" are the base dependencies. Of others a misfit is a warning
+NEEDED = (
+    "",
+    "runtime",
+    "train",
+)  # extras whose packages must fit; "" are the base dependencies. Of others a misfit is a warning
 SHOWN = ("torch", "lightning", "transformers", "peft", "trl", "faiss-cpu", "numpy", "pillow", "pyarrow", "safetensors")
 IMPORT_SECONDS = 120
 

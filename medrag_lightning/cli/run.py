@@ -95,8 +95,8 @@ def run_recipe(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: a step's own exit code, other than 0; 75 or 130 after an interruption.
     """
-    options, rest = _parse(arguments)
-    recipe = read_recipe(options.recipe).with_variables(_variables(rest)).with_arguments(options.set)
+    options, rest = parse_run(arguments)
+    recipe = read_recipe(options.recipe).with_variables(recipe_variables(rest)).with_arguments(options.set)
     folder = Folder(Path(options.folder) if options.folder else RUNS / recipe.name)
     for option, name in (("--from", options.first), ("--only", options.only)):
         if name is not None:
@@ -165,7 +165,7 @@ def _print_commands(planned: Sequence[Planned], folder: Folder, options: argpars
         tell(shell_line([*program(options.launcher, options.devices, one.step.verb), *words], folder), sys.stdout)
 
 
-def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse_run(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="medrag_lightning run", add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("recipe")
     for name in ("--folder", "--only", "--devices"):
@@ -189,7 +189,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def _variables(words: Sequence[str]) -> dict[str, Any]:
+def recipe_variables(words: Sequence[str]) -> dict[str, Any]:
     """``--NAME VALUE`` or ``--NAME=VALUE``; null, lists and mappings are read as YAML."""
     given: dict[str, Any] = {}
     left = iter(words)

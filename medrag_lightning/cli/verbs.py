@@ -33,7 +33,7 @@ def run_trainer_verb(verb: str, arguments: Sequence[str]) -> None:
     """Reads the configuration of a verb and runs it. ValueError for every mistake in it."""
     cli: MedragCLI | None = None
     try:
-        cli = _read(verb, arguments)
+        cli = read_command(verb, arguments)
         cli.run()
     except SystemExit as ending:
         _say_how_to_go_on(cli, ending)
@@ -49,13 +49,14 @@ def build_data(arguments: Sequence[str]) -> Any:
 def build_parts(arguments: Sequence[str]) -> tuple[Any, Any]:
     """The stage and the data module of a configuration, without a trainer's verb. ValueError for every mistake in it."""
     try:
-        made = _read("predict", arguments)
+        made = read_command("predict", arguments)
         return made.model, made.datamodule
     finally:
         leave_folder()
 
 
-def _read(verb: str, arguments: Sequence[str]) -> MedragCLI:
+def read_command(verb: str, arguments: Sequence[str], kind: type[MedragCLI] | None = None) -> MedragCLI:
+    """The parts of a configuration, built and not run; `kind` may build them in another way. ValueError for every mistake."""
     names, rest = config_files.split_arguments(arguments)
     if not names and verb != "fit":
         raise ValueError(f"{verb} needs -c: the config of a run, such as -c runs/NAME-001/config.yaml --ckpt_path best")
@@ -66,7 +67,7 @@ def _read(verb: str, arguments: Sequence[str]) -> MedragCLI:
     read_null_words()
     rest = ["--help" if argument == "--help_all" else argument for argument in rest]
     configs = [word for file in files for word in ("-c", str(file.path))]
-    return MedragCLI(files, Path(files[-1].path).stem, [verb, *configs, *rest])
+    return (kind or MedragCLI)(files, Path(files[-1].path).stem, [verb, *configs, *rest])
 
 
 class SaveConfig(SaveConfigCallback):
