@@ -1,4 +1,4 @@
-"""Which packages are installed, against the ranges that this project asks for. Standard library, and `packaging` where it is."""
+"""Which packages are installed, against the ranges that this project asks for (compared where `packaging` is there)."""
 
 from __future__ import annotations
 

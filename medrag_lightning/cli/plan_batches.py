@@ -91,8 +91,8 @@ class EvaluationProbe:
     def __init__(self, loader: Any, phase: str, wanted: int, warms_up: bool) -> None:
         self.dataset, self.collate, self.phase = loader.dataset, loader.collate_fn, phase
         every = list(loader.sampler)
-        self.batches, self.items = len(every), sum(len(keys) for keys in every)
-        places = np.unique(np.linspace(0, len(every) - 1, min(wanted, len(every))).astype(int)) if every else []
+        self.batches, self.items = len(every), _count(self.dataset, every)
+        places = np.unique(np.linspace(0, max(0, len(every) - 1), min(wanted, len(every))).astype(int))
         self.chosen = [every[int(place)] for place in places]
         if warms_up and self.chosen:
             self.chosen = [self.chosen[0], *self.chosen]
@@ -108,6 +108,12 @@ class EvaluationProbe:
             batch = self.collate(self.dataset[list(keys)])
             self.served.append(Served(self.phase, len(keys), time.perf_counter() - began))
             yield batch
+
+
+def _count(items: Any, batches: Sequence[Sequence[SampleKey]]) -> int:
+    """What is read in all: of items that are packs, what is in them."""
+    packs = getattr(items, "packs", None)
+    return sum(len(keys) if packs is None else sum(len(packs[key.place]) for key in keys) for keys in batches)
 
 
 def rungs(batch_size: int) -> list[int]:

@@ -51,7 +51,8 @@ class Probe:
         ladder: batches of ever more of the longest samples, the last of `batch_size` unless memory would have run out.
         cold, warm: ordinary batches, seen for the first and for the second time (frozen image features are then kept).
         start_seconds: from the start of the program to its first batch, without what `store_seconds` holds.
-        store: ``there``, ``built`` (in a temporary folder), ``computed`` (too large to build here), or ``none``.
+        store: ``there``, ``built`` (in a temporary folder), ``computed`` (too large to build here), ``embedded`` (the stage
+            itself makes its vectors), or ``none``.
         store_seconds: to embed corpus and questions where that was not done here.
         base_bytes: the process before the stage's weights were there; `peak_train` and `peak_evaluation` its most.
         device_total, device_other: of the GPU; other is what is taken by anyone but torch. 0 on a CPU.

@@ -22,8 +22,8 @@ from medrag_lightning.cli.outcome import is_users, tell
 from medrag_lightning.cli.plan_batches import EvaluationProbe, TrainingProbe, evaluation_probes
 from medrag_lightning.cli.plan_figures import Probe
 from medrag_lightning.cli.plan_measure import Measure, Phase, memory_now
-from medrag_lightning.cli.plan_store import folder_bytes, settle_store
-from medrag_lightning.cli.plan_weights import WeightsTooLarge, refuse_large_weights
+from medrag_lightning.cli.plan_store import folder_bytes, settle_store, vector_bytes
+from medrag_lightning.cli.plan_weights import WeightsTooLargeError, refuse_large_weights
 from medrag_lightning.cli.verbs import MedragCLI, read_command
 
 KEPT = ("callbacks.threads.CpuThreads", "callbacks.predictions_writer.PredictionsWriter")
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="medrag-plan-") as folder:
             found: dict[str, Any] = {"probe": asdict(probe_of(verb, argv[3:], Path(folder), started))}
-    except (torch.cuda.OutOfMemoryError, MemoryError, WeightsTooLarge) as error:
+    except (torch.cuda.OutOfMemoryError, MemoryError, WeightsTooLargeError) as error:
         found = {"failure": "memory", "text": (str(error) or "MemoryError").splitlines()[0]}
     except Exception as error:
         if not is_users(error):
@@ -94,11 +94,16 @@ def probe_of(verb: str, arguments: list[str], folder: Path, started: float) -> P
     probe.base_bytes = memory_now()
     refuse_large_weights(stage)
     _keep_out_of_the_way(data, folder)
-    if getattr(stage, "feed", "") not in ("corpus", "pairs"):
+    feed = getattr(stage, "feed", "")
+    if feed == "corpus":
+        probe.store, probe.store_bytes = "embedded", vector_bytes(stage.encoder, data.documents())
+    elif feed != "pairs":
         say("looking at the evidence store")
         settle_store(data, folder, probe)
     probe.documents = len(data.documents())
     probe.queries = {split: len(data.split_queries(split)) for split in ("train", "val", "test")}
+    if probe.stage == "critical_layers":
+        probe.notes.append("not counted: after reading, each question is read again, 4 times as often as there are layers")
     plan = _read_asked(cli.asked, probe)
     _run(cli, verb, plan, probe, started)
     return probe
@@ -157,7 +162,7 @@ def serve_in_place(data: Any, probes: dict[Phase, list[EvaluationProbe]], measur
 def _keep_out_of_the_way(data: Any, folder: Path) -> None:
     """What a feed would write while it is made goes to the temporary folder, unless it is there already."""
     for plan, key in (("preference", "folder"), ("fusion", "cache")):
-        settings = getattr(data, plan, None)
+        settings: Any = getattr(data, plan, None)
         place = getattr(settings, key, None)
         if place is not None and not Path(str(place)).is_dir():
             setattr(data, plan, replace(settings, **{key: str(folder / plan)}))

@@ -53,7 +53,6 @@ def settle_store(data: Any, temporary: Path, probe: Probe) -> None:
     sources = [data.source, *data.rivals.values()]
     encoders = list(_encoders(data.source))
     documents = data.documents()
-    probe.documents = len(documents)
     if not encoders or not documents:
         return
     folder = data.evidence_folder()
@@ -67,7 +66,7 @@ def settle_store(data: Any, temporary: Path, probe: Probe) -> None:
     for encoder, each in zip(encoders, seconds, strict=True):
         probe.store_seconds += each["image"] * sum(one.image is not None for one in [*documents, *asked])
         probe.store_seconds += each["text"] * (len(documents) + len(asked))
-        probe.store_bytes += 4 * encoder.dim * sum((one.image is not None) + bool(one.text) for one in documents)
+        probe.store_bytes += vector_bytes(encoder, documents)
     probe.store_bytes += sum(len(document.text.encode()) for document in documents)
     if probe.store_seconds <= BUILD_SECONDS:
         probe.store, probe.store_seconds = "built", 0.0  # the probe's own start takes that time
@@ -80,6 +79,11 @@ def settle_store(data: Any, temporary: Path, probe: Probe) -> None:
         data.noise = None
         probe.notes.append("the evidence store is not there yet, so what data.noise asks of the test is not counted")
     assert len(sources) == 1 + len(data.rivals)
+
+
+def vector_bytes(encoder: Any, documents: Sequence[Document]) -> int:
+    """The vectors of a corpus in single precision: one for each image and each text."""
+    return 4 * int(encoder.dim) * sum((one.image is not None) + bool(one.text) for one in documents)
 
 
 def channels_of(source: Any) -> list[Channel]:

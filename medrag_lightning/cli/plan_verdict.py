@@ -12,6 +12,7 @@ from medrag_lightning.data.audit.findings import Finding
 
 TIGHT = 0.85  # of what is free
 LOADING_SHARE = 0.4
+WORTH_SECONDS = 60.0  # of training; what is shorter needs no advice
 LESS_MEMORY = (
     "--data.init_args.batch_size {batch} with --trainer.accumulate_grad_batches {accumulate}",
     "--model.init_args.reader.init_args.gradient_checkpointing true",
@@ -112,6 +113,7 @@ def _time_rows(probe: Probe, told: Estimate) -> list[tuple[str, str]]:
         size = size_text(probe.store_bytes)
         ways = {
             "there": f"{size}, is there already",
+            "embedded": f"{size} of vectors are what this stage makes (computed)",
             "built": f"{size}, is built at the start (measured)",
             "computed": f"{size}, takes {clock(probe.store_seconds)} to embed (computed from a few documents)",
         }
@@ -172,7 +174,7 @@ def _advice(probe: Probe, told: Estimate) -> list[Finding]:
     """What fits and could be better."""
     findings = []
     timed = probe.warm or probe.cold
-    if timed and not probe.workers:
+    if timed and not probe.workers and told.train_seconds > WORTH_SECONDS:
         data = sum(one.data_seconds for one in timed) / len(timed)
         whole = batch_seconds(probe, timed)
         if data > LOADING_SHARE * whole:

@@ -14,18 +14,18 @@ BYTES_OF_NF4 = 0.3  # of half-precision files, with what is kept beside the 4-bi
 DEPTH = 4
 
 
-class WeightsTooLarge(Exception):
+class WeightsTooLargeError(Exception):
     """Pretrained weights are larger than the memory of this machine."""
 
 
 def refuse_large_weights(stage: Any) -> None:
-    """WeightsTooLarge where a pretrained reader's files are larger than the memory that is free; unknown sizes pass."""
+    """WeightsTooLargeError where a pretrained reader's files are larger than the memory that is free; unknown sizes pass."""
     free = free_memory()
     for backbone in pretrained(getattr(stage, "reader", None)):
         files = weight_bytes(str(backbone.name))
         needed = files * (BYTES_OF_NF4 if backbone.quantization else 1.0)
         if free is not None and needed > free:
-            raise WeightsTooLarge(f"the weights of {backbone.name} are {size_text(needed)}, {size_text(free)} are free")
+            raise WeightsTooLargeError(f"the weights of {backbone.name} are {size_text(needed)}, {size_text(free)} are free")
 
 
 def pretrained(reader: Any) -> Iterator[Any]:

@@ -64,9 +64,7 @@ def compare(words: Sequence[str]) -> dict[str, Any]:
     load_before = load_average()
     seconds, peak = run(words)
     disk = sum(path.stat().st_size for path in Path("runs").rglob("*") if path.is_file() and path.suffix != ".npz")
-    print(
-        f"real              {seconds:.0f} s, {size_text(peak)}, {size_text(disk)} on disk; load {load_before} to {load_average()}"
-    )
+    print(f"real              {seconds:.0f} s, {size_text(peak)}, {size_text(disk)}; load {load_before} to {load_average()}")
     return {
         "plan_seconds": round(plan_seconds, 1),
         "seconds_predicted": round(plan.seconds, 1),
