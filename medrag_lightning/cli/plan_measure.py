@@ -21,6 +21,10 @@ Phase = Literal["val", "test", "predict"]
 SHARE = 0.9  # of the memory that is free now; a batch that would need more is not tried
 
 
+class OutOfRoomError(Exception):
+    """The next larger batch would not fit in memory; what has been measured is in the probe."""
+
+
 class Measure(L.Callback):
     """Fills a `Probe` while a few batches run.
 
@@ -34,7 +38,6 @@ class Measure(L.Callback):
         self.probe, self.started, self.say = probe, started, say
         self.training: TrainingProbe | None = None
         self.loaders: dict[Phase, list[EvaluationProbe]] = {}
-        self.is_short = False
         self._last = 0.0
         self._seconds: dict[tuple[Phase, int], list[float]] = {}
         self._cuda: torch.device | None = None
@@ -76,6 +79,9 @@ class Measure(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Counts the optimizer's states."""
+        self._count_optimizer(trainer)
+
+    def _count_optimizer(self, trainer: L.Trainer) -> None:
         probe = self.probe
         tensors = {
             id(value): value.numel() * value.element_size()
@@ -142,7 +148,8 @@ class Measure(L.Callback):
         place = len(self.probe.ladder)
         following = self.training.rungs[place] if place < len(self.training.rungs) else 0
         if following > samples and next_peak(self.probe.ladder, following) > self._limit:
-            self.is_short = trainer.should_stop = True
+            self._count_optimizer(trainer)
+            raise OutOfRoomError
 
     def _begin(self, trainer: L.Trainer, stage: L.LightningModule) -> None:
         """Counts the weights, and says how much memory there is to use."""

@@ -21,7 +21,7 @@ from medrag_lightning.artifacts import write_json
 from medrag_lightning.cli.outcome import is_users, tell
 from medrag_lightning.cli.plan_batches import EvaluationProbe, TrainingProbe, evaluation_probes
 from medrag_lightning.cli.plan_figures import Probe
-from medrag_lightning.cli.plan_measure import Measure, Phase, memory_now
+from medrag_lightning.cli.plan_measure import Measure, OutOfRoomError, Phase, memory_now
 from medrag_lightning.cli.plan_store import folder_bytes, settle_store, vector_bytes
 from medrag_lightning.cli.plan_weights import WeightsTooLargeError, refuse_large_weights
 from medrag_lightning.cli.verbs import MedragCLI, read_command
@@ -117,13 +117,7 @@ def _run(cli: Any, verb: str, plan: dict[str, Any], probe: Probe, started: float
     probes: dict[Phase, list[EvaluationProbe]] = {}
     serve_in_place(data, probes, measure)
     if verb == "fit":
-        trainer.fit(stage, datamodule=data)
-        if not probe.ladder or (trainer.should_stop and measure.is_short):
-            probe.notes.append("memory would have run out: larger batches were computed, and nothing was evaluated")
-        else:
-            _save(trainer, probe)
-            if cli.config["fit"].test_after_fit and is_overridden("test_step", stage, L.LightningModule):
-                trainer.test(stage, datamodule=data, verbose=False)
+        _fit(cli, probe)
     elif verb == "predict":
         trainer.predict(stage, datamodule=data, return_predictions=False)
     else:
@@ -136,6 +130,19 @@ def _run(cli: Any, verb: str, plan: dict[str, Any], probe: Probe, started: float
     if probe.store == "built":
         probe.store_bytes = folder_bytes(data.evidence_folder())
     _limit(probe, plan)
+
+
+def _fit(cli: Any, probe: Probe) -> None:
+    """Training with a validation, a checkpoint, and the test; training alone where memory would run out."""
+    stage, data, trainer = cli.model, cli.datamodule, cli.trainer
+    try:
+        trainer.fit(stage, datamodule=data)
+    except OutOfRoomError:
+        probe.notes.append("memory would have run out: larger batches were computed, and nothing was evaluated")
+        return
+    _save(trainer, probe)
+    if cli.config["fit"].test_after_fit and is_overridden("test_step", stage, L.LightningModule):
+        trainer.test(stage, datamodule=data, verbose=False)
 
 
 def serve_in_place(data: Any, probes: dict[Phase, list[EvaluationProbe]], measure: Measure) -> None:

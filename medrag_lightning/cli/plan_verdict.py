@@ -150,10 +150,12 @@ def verdict(probe: Probe, told: Estimate, room: Room) -> tuple[list[Finding], tu
 
 
 def _memory(probe: Probe, needed: int, limit: int, of: str, for_training: int) -> list[Finding]:
+    one_rung = len(probe.ladder) == 1 and probe.batch_size > 1  # one sample was all that could be tried
     if needed <= TIGHT * limit:
         return []
-    fits = needed <= limit
-    what = f"the run needs {size_text(needed)} of {of}, {size_text(limit)} are there"
+    fits = needed <= limit and not one_rung
+    least = "at least " if one_rung else ""
+    what = f"the run needs {least}{size_text(needed)} of {of}, {size_text(limit)} are there"
     kind = "memory_tight" if fits else "memory_does_not_fit"
     return [Finding(kind, "warning" if fits else "error", "data.init_args.batch_size", what, less_memory(probe, for_training))]
 

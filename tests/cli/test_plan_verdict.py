@@ -33,6 +33,13 @@ def test_a_run_that_barely_fits_is_a_warning():
     assert text.startswith("fits, but barely")
 
 
+def test_a_run_of_which_one_sample_alone_was_tried_does_not_fit():
+    told = probe(ladder=[Rung(1, 1.0, 170 * MB)], cold=[], warm=[])
+    kinds, _, findings = judged(told, memory=180 * MB)
+    assert kinds == [("memory_does_not_fit", "error")]
+    assert "at least 170 MB" in findings[0].what
+
+
 def test_disk_counts_with_the_copy_that_is_being_written():
     assert judged(probe(), disk=25 * MB)[0] == [("disk_does_not_fit", "error")]
     assert judged(probe(), disk=32 * MB)[0] == [("disk_tight", "warning")]
