@@ -21,7 +21,7 @@ from typing import Any
 
 from medrag_lightning.artifacts import read_json
 from medrag_lightning.cli.config_files import split_arguments
-from medrag_lightning.cli.hardware import disk_free, memory
+from medrag_lightning.cli.hardware import cores, disk_free, load_average, memory
 from medrag_lightning.cli.outcome import tell
 from medrag_lightning.cli.plan_figures import Evaluated, Probe, Rung, Timed, estimate
 from medrag_lightning.cli.plan_verdict import Room, failure_finding, plan_rows, verdict
@@ -61,6 +61,8 @@ def plan_run(verb: str, arguments: Sequence[str], say: Say | None = None) -> tup
         finding = failure_finding(found, where)
         return [finding], [("run", f"{verb}, {where}"), ("verdict", f"not planned: {finding.what}")], 0.0
     probe = read_probe(found["probe"])
+    if (load := load_average() or 0.0) > cores() + 1.0:  # the probe itself is one
+        probe.notes.append(f"{load:.1f} processes wanted {cores():g} cores: alone, the run will be faster than told here")
     told = estimate(probe)
     free = memory()
     findings, last = verdict(probe, told, Room(None if free is None else free.available, disk_free(_run_folder(arguments))))

@@ -166,6 +166,7 @@ def _print_commands(planned: Sequence[Planned], folder: Folder, options: argpars
 
 
 def parse_run(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of `run` by name, and the words that set variables of the recipe; ValueError for every mistake."""
     parser = argparse.ArgumentParser(prog="medrag_lightning run", add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("recipe")
     for name in ("--folder", "--only", "--devices"):

@@ -1,13 +1,14 @@
 """A probe of real runs on a very small hospital: what is counted is exact, what is written is nothing."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from medrag_lightning.cli import plan, plan_measure, plan_probe, plan_store, plan_weights
 from medrag_lightning.cli.hardware import Memory
-from medrag_lightning.cli.plan_figures import estimate
+from medrag_lightning.cli.plan_figures import Probe, estimate
 
 SMALL = {"hidden": 32, "layers": 1, "heads": 2, "vision_hidden": 32, "vision_layers": 1, "vocabulary": 400}
 READER = [f"--model.init_args.reader.init_args.backbone.init_args.{key}={value}" for key, value in SMALL.items()]
@@ -130,6 +131,16 @@ def test_a_child_that_ends_badly_is_told(script, kind, text, tmp_path, monkeypat
     assert findings[0].where == "mine.yaml"
     assert text in findings[0].what
     assert rows[-1][1].startswith("not planned")
+
+
+def test_a_busy_machine_is_told_beside_the_time(monkeypatch):
+    monkeypatch.setattr(plan, "run_probe", lambda *arguments: {"probe": asdict(Probe(verb="predict", stage="score"))})
+    monkeypatch.setattr(plan, "load_average", lambda: 0.5)
+    assert "note" not in dict(plan.plan_findings(["-c", "a"])[1])
+    monkeypatch.setattr(plan, "load_average", lambda: 99.0)
+    findings, rows = plan.plan_findings(["-c", "a"])
+    assert "99.0 processes wanted" in dict(rows)["note"]
+    assert findings == []
 
 
 def test_what_the_child_says_is_passed_on(tmp_path, monkeypatch):
