@@ -53,6 +53,10 @@ def _run(verb: str, rest: list[str]) -> None:
         from medrag_lightning.cli.pairs import run_pairs
 
         run_pairs(rest)
+    elif verb == "report":
+        from medrag_lightning.cli.report import run_report
+
+        run_report(rest)
     else:
         from medrag_lightning.cli.verbs import run_trainer_verb
 

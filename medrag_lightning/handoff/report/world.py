@@ -1,0 +1,82 @@
+"""The questions, documents and images behind a run, from the tables that its config names."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medrag_lightning.data.images import ImageStore
+from medrag_lightning.handoff.report.run_files import Run
+from medrag_lightning.records import Document, Query
+
+NOT_THERE = "the run's tables could not be read where the report was made"
+
+
+@dataclass(frozen=True)
+class World:
+    """What the tables hold, by id; empty, with a `reason`, where they cannot be read. `problem`: the same for who made the
+    report, with file names that it itself must not tell.
+    """
+
+    queries: Mapping[str, Query] = field(default_factory=dict)
+    documents: Mapping[str, Document] = field(default_factory=dict)
+    images: ImageStore | None = None
+    reason: str = ""
+    problem: str = ""
+
+
+@contextlib.contextmanager
+def started_in(run: Run) -> Iterator[None]:
+    """Within it, relative paths of the run's config mean what they meant to the run."""
+    base = run.base_folder()
+    with contextlib.chdir(base) if base is not None else contextlib.nullcontext():
+        yield
+
+
+def read_world(run: Run) -> World:
+    """The tables of the run's config, read again; call it within `started_in`."""
+    told = run.setting("data", "tables"), run.setting("data", "corpus")
+    if not all(told):
+        return World(reason="the run left no config.yaml that names its tables", problem=f"{run.folder}: no data.tables in config")
+    try:
+        tables, corpus = (_tables(_filled(part, run)) for part in told)
+        queries = {query.id: query for table in tables for query in table.queries()}
+        documents = {document.id: document for table in corpus for document in table.documents()}
+        roots = {root for table in (*tables, *corpus) for root in table.roots()}
+    except (ValueError, OSError, ImportError, ArgumentError, TypeError) as error:
+        return World(reason=NOT_THERE, problem=str(error))
+    pixels = run.setting("data", "max_pixels")
+    return World(queries, documents, ImageStore(sorted(roots), pixels) if pixels else ImageStore(sorted(roots)))
+
+
+def _tables(told: Any) -> Any:
+    """The tables that a part of a config describes, built as the command line builds them."""
+    from jsonargparse import ArgumentParser  # with torch behind the protocol: only where tables are read
+
+    from medrag_lightning.interfaces import Table
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--tables", type=list[Table])
+    return parser.instantiate(parser.parse_object({"tables": told})).tables
+
+
+def _filled(part: Any, run: Run) -> Any:
+    """`part` with ``${NAME}`` from the environment, ``${run_folder}`` from the run."""
+    if isinstance(part, Mapping):
+        return {key: _filled(value, run) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_filled(value, run) for value in part]
+    return re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], run), part) if isinstance(part, str) else part
+
+
+def _variable(name: str, run: Run) -> str:
+    variables = {**os.environ, "run_folder": str(run.folder)}
+    if name not in variables:
+        raise ValueError(f"{run.folder / 'config.yaml'}: the environment variable {name} is not set: export {name}=...")
+    return variables[name]
