@@ -92,6 +92,8 @@ def _lines() -> Callable[[str, int, int], None]:
         nonlocal told_at
         now = time.monotonic()
         start = began.setdefault(what, now)
+        if done == 1:
+            told_at = now
         if now - told_at >= LINE_SECONDS and done < of:
             told_at = now
             tell(f"{what}: {done} of {of}, about {(now - start) / done * (of - done):.0f} s left", sys.stderr)

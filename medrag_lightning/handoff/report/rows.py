@@ -35,7 +35,7 @@ def interval_rows(title: str, rows: Sequence[Interval], low: float = 0.0, high: 
         value = low + k * (high - low) / 4
         at = f"{place(value):.1f}"
         parts.append(tag("line", x1=at, x2=at, y1=TOP_PX, y2=height - 16, class_="grid"))
-        parts.append(tag("text", _number(value, percent), x=at, y=height - 3, text_anchor="middle"))
+        parts.append(tag("text", _number(value, percent).removesuffix(".0"), x=at, y=height - 3, text_anchor="middle"))
     for k, row in enumerate(rows):
         y = TOP_PX + ROW_PX * k + ROW_PX / 2
         kind = "strong" if row.strong else None
@@ -72,13 +72,14 @@ def stacked_rows(title: str, parts_of: Mapping[str, Sequence[int]], names: Seque
 
 
 def _drawn(title: str, parts: Sequence[Html], height: float) -> Html:
-    return tag("svg", *parts, viewBox=f"0 0 {WIDTH_PX + 4} {height:g}", class_="plot rows", role="img", aria_label=title)
+    size = f"0 0 {WIDTH_PX + 4} {height:g}"
+    return tag("div", tag("svg", *parts, viewBox=size, class_="plot rows", role="img", aria_label=title), class_="scroll")
 
 
 def _number(value: float, percent: bool) -> str:
     if not math.isfinite(value):
         return "–"
-    return f"{100 * value:.1f}".removesuffix(".0") if percent else f"{value:.3g}"
+    return f"{100 * value:.1f}" if percent else f"{value:.3g}"
 
 
 def _short(name: str) -> str:

@@ -9,13 +9,29 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.handoff.report.run_files import Run
 from medrag_lightning.records import Document, Query
 
 NOT_THERE = "the run's tables could not be read where the report was made"
+
+
+class HoldsRecords(Protocol):
+    """What `interfaces.Table` asks of a table; said again, because that room imports torch, which takes seconds."""
+
+    def queries(self) -> list[Query]:
+        """Its questions."""
+        ...
+
+    def documents(self) -> list[Document]:
+        """What of it may serve as evidence."""
+        ...
+
+    def roots(self) -> list[Path]:
+        """The folders that its images lie under."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,15 +71,14 @@ def read_world(run: Run) -> World:
     return World(queries, documents, ImageStore(sorted(roots), pixels) if pixels else ImageStore(sorted(roots)))
 
 
-def _tables(told: Any) -> Any:
+def _tables(told: Any) -> list[HoldsRecords]:
     """The tables that a part of a config describes, built as the command line builds them."""
-    from jsonargparse import ArgumentParser  # with torch behind the protocol: only where tables are read
-
-    from medrag_lightning.interfaces import Table
+    from jsonargparse import ArgumentParser  # here: slow to import, and not needed where there are no tables
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--tables", type=list[Table])
-    return parser.instantiate(parser.parse_object({"tables": told})).tables
+    parser.add_argument("--tables", type=list[HoldsRecords])
+    made: list[HoldsRecords] = parser.instantiate(parser.parse_object({"tables": told})).tables
+    return made
 
 
 def _filled(part: Any, run: Run) -> Any:

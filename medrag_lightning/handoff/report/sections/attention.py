@@ -37,7 +37,7 @@ def _mass(told: Mapping[str, Any]) -> list[Html]:
     left = f" {len(plain) - MOST_PANELS} more systems are in attention_mass.json." if len(plain) > MOST_PANELS else ""
     how = note(
         "Share of the attention of the question's tokens in each decoder layer (from 0), with its standard error over questions, "
-        f"robust to patients.{left}"
+        f"robust to patients; of {plain[0]['questions'] if plain else 0} questions.{left}"
     )
     names = [name.replace("_", " ") for name in segments]
     return [tag("h3", "Attention by segment"), panels(*plots), legend(names), how, _documents(plain)]
@@ -45,7 +45,7 @@ def _mass(told: Mapping[str, Any]) -> list[Html]:
 
 def _panel(system: Mapping[str, Any], segments: Sequence[str], layers: int, top: float) -> Html:
     steering = "" if system["steering"] is None else ", steered"
-    title = f"{system['name']}{steering} (n = {system['questions']})"
+    title = f"{system['name']}{steering}"
     ticks = [(float(k), str(k)) for k in range(0, layers, max(1, layers // 8))]
     axis = share_axis("attention (%)") if top > 0.5 else Axis("attention", 0.0, 1.05 * top)
     plot = Plot(title, Axis("layer", -0.2, layers - 0.8, ticks), axis, width=320, height=220)
@@ -80,8 +80,8 @@ def _critical(told: Mapping[str, Any]) -> list[Html]:
     ends = ("value", "low", "high")
     values = [not_a_number(p["choice"][end]) for curve in curves.values() for p in curve for end in ends if p.get("choice")]
     plot = Plot(
-        "knockout: fall of the right answer's probability", Axis("centre of the window (layer)", -0.3, told["layer_count"] - 0.7),
-        Axis.around("probability lost", [0.0, *values]), width=520,
+        "knockout: change of the right answer's probability", Axis("centre of the window (layer)", -0.3, told["layer_count"] - 0.7),
+        Axis.around("change of probability", [0.0, *values]), width=520,
     )  # fmt: skip
     for place, name in enumerate(names):
         points = [(p["centre"], *(not_a_number(p["choice"][end]) for end in ends)) for p in curves[name] if p.get("choice")]
@@ -89,7 +89,7 @@ def _critical(told: Mapping[str, Any]) -> list[Html]:
         plot.line([(x, value) for x, value, _, _ in points], place, words=name)
     rows = [[_arrow(n), ", ".join(map(str, layers.get(n, []))) or f"none: {why.get(n, 'not told')}"] for n in names]
     told_by = f"{told.get('samples')} questions of {told.get('patients')} patients, windows of {told.get('window')} layers"
-    return [plot.svg(), legend([_arrow(n) for n in names]), table(["direction", "critical layers"], rows), note(told_by)]
+    return [plot.svg(), legend([_arrow(n) for n in names]), table(["direction", "critical layers"], rows, class_="words"), note(told_by)]
 
 
 def _arrow(name: str) -> str:

@@ -25,25 +25,27 @@ def comparison_section(material: Material) -> Section:
     others = [*tested, *material.compared]
     if not others:
         return Section.absent("comparison", title, "no other run was named", COMPARE)
-    rows = []
-    for run in (material.run, *others):
-        results = run.results or {}
-        name = tag("b", run.name) if run is material.run else run.name
-        rows.append([name, *(percent(headline_of(results, RETRIEVED, metric)) for metric in METRICS)])
-    told = table(["run", *map(words, METRICS)], rows, f"system “{RETRIEVED}” of each run (%), with its own interval")
-    mine = {metric: item_scores(material.main, metric) for metric in PAIRED}
+    runs = (material.run, *others)
+    at = {(run.name, metric): headline_of(run.results or {}, RETRIEVED, metric) for run in runs for metric in METRICS}
+    shown = [metric for metric in METRICS if any(at[run.name, metric] for run in runs)]
+    rows = [
+        [tag("b", run.name) if run is material.run else run.name, *(percent(at[run.name, metric]) for metric in shown)]
+        for run in runs
+    ]
+    told = table(["run", *map(words, shown)], rows, f"system “{RETRIEVED}” of each run (%), with its own interval")
+    mine = {metric: scores for metric in PAIRED if (scores := item_scores(material.main, metric))}
     pairs = [[run.name, *_differences(material, mine, run)] for run in others]
-    head = [f"{material.run.name} minus", *(column for metric in PAIRED for column in (words(metric), "questions"))]
+    head = [f"{material.run.name} minus", *(column for metric in mine for column in (words(metric), "questions"))]
     paired = table(head, pairs, "paired differences on the questions that both answered (points of %), by patient")
     return Section("comparison", title, joined([told, paired, note("An interval that excludes 0 is a difference; others are not.")]))
 
 
 def _differences(material: Material, mine: Mapping[str, Mapping[str, float]], run: Run) -> list[object]:
     if run.split is None:
-        return [NOTHING, NOTHING] * len(PAIRED)
+        return [NOTHING, NOTHING] * len(mine)
     theirs = by_system(read_predictions(run.predictions(run.split))).get(RETRIEVED, [])
     cells: list[object] = []
-    for metric in PAIRED:
+    for metric in mine:
         other = item_scores(theirs, metric)
         both = [name for name in mine[metric] if name in other]
         if not both:

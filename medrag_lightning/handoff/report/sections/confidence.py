@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medrag_lightning.handoff.report.cells import number, percent
+from medrag_lightning.handoff.report.cells import percent
 from medrag_lightning.handoff.report.chart import Axis, Plot, legend, panels, share_axis
 from medrag_lightning.handoff.report.markup import Html, joined, table, tag
 from medrag_lightning.handoff.report.material import Material
@@ -169,4 +169,4 @@ def _suggestion(material: Material, here: Confidence) -> Html:
 
 
 def _rate(risk: float | None) -> str:
-    return "none" if risk is None else f"{number(100 * risk)} %"
+    return "none" if risk is None else f"{100 * risk:.1f} %"

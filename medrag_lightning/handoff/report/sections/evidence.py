@@ -8,6 +8,7 @@ from typing import Any
 from medrag_lightning.handoff.report.cells import change, not_a_number, percent, words
 from medrag_lightning.handoff.report.markup import Html, folded, joined, table, tag
 from medrag_lightning.handoff.report.material import Material
+from medrag_lightning.handoff.report.removal import NOT_ALONE
 from medrag_lightning.handoff.report.rows import Interval, interval_rows, stacked_rows
 from medrag_lightning.handoff.report.section import TEST, Section, missing, note
 from medrag_lightning.metrics import Entry, Outcome
@@ -63,7 +64,7 @@ def _entries(material: Material, summary: str, entries: Sequence[Entry]) -> Html
         ]
         for entry in entries
     ]  # fmt: skip
-    return folded(summary, table(head, rows))
+    return folded(summary, table(head, rows, class_="words"))
 
 
 def _inconsistent(told: Mapping[str, Any]) -> list[Html]:
@@ -90,7 +91,7 @@ def _oracle(evidence: Mapping[str, Any], main: str) -> list[Html]:
     heading = tag("h3", "Oracle gap")
     oracle = {name: one for name, one in (found.get("oracle") or {}).items() if name not in WORST_OF}
     if not oracle:
-        return [heading, missing(found.get("reason") or "not told", ONE)]
+        return [heading, missing(found.get("reason") or NOT_ALONE, ONE)]
     values = [
         Interval(name, *(not_a_number(one["value"][end]) for end in ("value", "low", "high")), strong=name == main)
         for name, one in oracle.items()

@@ -16,11 +16,14 @@ from medrag_lightning.metrics import item_correct
 from medrag_lightning.records import Document, Prediction, Query
 
 TEXT_CHARS, ANSWER_CHARS, QUESTION_CHARS = 280, 120, 400
+OPEN_IN_GROUP = 2
+LEAST_NATS = 0.05  # smaller effects have no colour
 ORDER = ("hurt", "helped", "both wrong", "both right", "wrong", "right", "answer not known")
 REMOVE_EACH = "python -m medrag_lightning report FOLDER --remove_each"
 WHAT = (
     "Each card is a document that was found, in order. Weight: its share in the answer. Removed: how much the log-probability of the "
-    "given answer (of the gold answer) changes in nats when this document alone is left out; minus: it spoke for that answer."
+    "given answer (of the gold answer) changes in nats when this document alone is left out; minus: it spoke for that answer. Green: it "
+    "spoke for the gold answer, red: against it."
 )
 
 
@@ -38,19 +41,25 @@ def gallery_section(material: Material) -> Section:
     head = [note(f"{count} ({kinds}); others with --queries N. ", WHAT)]
     if material.world.reason:
         head.append(note(f"Images and texts are not shown: {material.world.reason}."))
-    body, unknown = [], Counter[str]()
-    for number_, prediction in enumerate(chosen):
+    groups: dict[str, list[Html]] = defaultdict(list)
+    unknown = Counter[str]()
+    for prediction in chosen:
         removals: Sequence[Removal] = ()
         try:
             removals = material.removals(prediction)
         except ValueError as error:
             unknown[str(error)] += 1
-        body.append(_question(material, prediction, removals, is_open=number_ < 3))
+        mine = groups[outcome_of(material, prediction)]
+        mine.append(_question(material, prediction, removals, is_open=len(mine) < OPEN_IN_GROUP))
     if material.reread_note:
         head.append(note(material.reread_note))
     for reason, times in unknown.items():
         line = f"Effects of removal not computed for {times} questions: {reason}. To have the reader read again without each: "
         head.append(tag("p", line, tag("code", REMOVE_EACH), class_="absent"))
+    body = [
+        folded(tag("h3", f"{kind}: {len(mine)}"), *mine, is_open=place == 0, class_="group")
+        for place, (kind, mine) in enumerate(groups.items())
+    ]
     return Section("gallery", title, joined([*head, *body]))
 
 
@@ -154,8 +163,9 @@ def _removed(removal: Removal | None) -> Html | None:
     answer, gold = removal.answer_change_nats, removal.gold_change_nats
     told = f"removed: answer {change(answer)}" if answer is not None else "removed:"
     told += f" (gold {change(gold)})" if answer is not None and gold is not None else f" gold {change(gold)}" if gold is not None else ""
-    kind = "for" if (gold if gold is not None else answer or 0.0) < 0 else "against"
-    return tag("div", told, class_=f"removed {kind}")
+    effect = gold if gold is not None else answer or 0.0
+    kind = "" if abs(effect) < LEAST_NATS else "for" if effect < 0 else "against"
+    return tag("div", told, class_=f"removed {kind}".rstrip())
 
 
 def _bar(weight: float) -> Html:

@@ -40,7 +40,7 @@ def settings_section(material: Material) -> Section:
     if not material.world.reason:
         rows.append(["questions in the tables", len(material.world.queries)])
         rows.append(["documents in the corpus", len(material.world.documents)])
-    told = table(["setting", "value"], rows)
+    told = table(["setting", "value"], rows, class_="words")
     return Section("settings", "Settings", joined([told, note("Everything that was set: config.yaml in the run folder.")]), is_open=False)
 
 
