@@ -15,6 +15,7 @@ from medrag_lightning.handoff.report.markup import Html, tag
 from medrag_lightning.records import ImageRef
 
 MAX_SIDE_PX, MIN_SIDE_PX = 160, 48
+TRIES = 6
 SAMPLE = 24  # images that tell how large the others will be
 QUALITY = 60
 MISSING = "missing"
@@ -59,13 +60,15 @@ class Thumbnails:
         return tag("svg", blank, *symbols, class_="sprite", aria_hidden="true")
 
     def _side(self, refs: Sequence[ImageRef], budget_bytes: int) -> int:
-        """The side at which all images will about fit."""
-        if not refs:
-            return MAX_SIDE_PX
-        sample = [made for ref in refs[:: max(1, len(refs) // SAMPLE)] if (made := self._encode(ref, MAX_SIDE_PX, False))]
-        needed = len(refs) * sum(map(_in_page, sample)) / max(1, len(sample))
-        share = min(1.0, 0.9 * budget_bytes / max(1.0, needed))
-        return max(MIN_SIDE_PX, int(MAX_SIDE_PX * math.sqrt(share)))
+        """The side at which all images will about fit, as a sample tells."""
+        sample, side_px = refs[:: max(1, len(refs) // SAMPLE)], MAX_SIDE_PX
+        for _ in range(TRIES):
+            made = [one for ref in sample if (one := self._encode(ref, side_px, count=False)) is not None]
+            share = 0.92 * budget_bytes * max(1, len(made)) / max(1, len(refs) * sum(map(_in_page, made)))
+            if share >= 1 or side_px == MIN_SIDE_PX:
+                break
+            side_px = max(MIN_SIDE_PX, min(side_px - 4, int(side_px * math.sqrt(share))))
+        return side_px
 
     def _encode(self, ref: ImageRef, side_px: int, count: bool = True) -> Encoded | None:
         """The image as WebP without metadata, neither side longer than `side_px`; None where it cannot be opened."""
