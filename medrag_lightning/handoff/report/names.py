@@ -40,11 +40,10 @@ class Names:
     def without_ids(self, words: str, item: Query | Document | None, limit: int) -> str:
         """A text without the patient, study and (unless shown) own id of what it belongs to, cut after `limit` characters."""
         known = [] if item is None else [item.patient_id, item.study_id, None if self.show_ids else item.id]
+        told = {part for one in known if one is not None for part in (one, one.split(":", 1)[-1])}  # tables write dataset:id
         small = words.lower()
-        for one in known:
-            if one is None or len(one) < MIN_HIDDEN_CHARS or one.lower() not in small:
-                continue
-            if any(letter.isdigit() for letter in one):
+        for one in sorted(told, key=len, reverse=True):
+            if len(one) >= MIN_HIDDEN_CHARS and one.lower() in small:
                 words = re.sub(rf"(?<!\w){re.escape(one)}(?!\w)", HIDDEN, words, flags=re.IGNORECASE)
         return words if len(words) <= limit else f"{words[:limit].rstrip()} …"
 
