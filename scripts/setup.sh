@@ -50,6 +50,12 @@ else
   echo "setup: environment is up to date"
 fi
 
+# The report is looked at in a real browser by a test, which is skipped where there is none; on a CI machine one is fetched.
+if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 \
+  && ! command -v chromium >/dev/null 2>&1 && ! command -v chromium-browser >/dev/null 2>&1 && ! command -v google-chrome >/dev/null 2>&1; then
+  apt-get install -y -qq chromium >/dev/null 2>&1 || echo "setup: no browser could be installed; the test that needs one is skipped" >&2
+fi
+
 # GNU OpenMP threads that spin while they wait starve a busy machine; see README, "Threads".
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-0}"
 export TOKENIZERS_PARALLELISM=false

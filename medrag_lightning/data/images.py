@@ -49,7 +49,7 @@ class ImageStore:
         self._arrays: dict[Path, ArrayFile] = {}
 
     def __call__(self, ref: ImageRef, least_side_px: int | None = None) -> Image.Image:
-        """The image as RGB, fully decoded; a JPEG may be decoded smaller, both sides at least `least_side_px` (for thumbnails)."""
+        """The image as RGB, fully decoded; for thumbnails a JPEG may be decoded smaller, no side below `least_side_px`."""
         path = self._guard(ref)
         if ref.array is not None:
             return _from_array(self._array_file(path).item(*_item(ref), self.max_pixels))
@@ -59,7 +59,7 @@ class ImageStore:
         with self._open(path) as image:
             try:
                 if least_side_px is not None:
-                    image.draft(None, (least_side_px, least_side_px))  # type: ignore[arg-type]
+                    image.draft(None, (least_side_px, least_side_px))
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 return to_rgb(upright)

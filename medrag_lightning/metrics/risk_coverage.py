@@ -1,6 +1,6 @@
 """Answering less, and being right more often: risk against coverage, and from which probability on to answer.
 
-Source: Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks" (2017): selective risk and coverage; AURC as in
+Source: Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks" (2017): risk and coverage; AURC as in
 Geifman, Uziel and El-Yaniv (2019).
 """
 
@@ -74,9 +74,7 @@ def area_under_risk_coverage(probability_N: Sequence[float], correct_N: Sequence
     return statistic
 
 
-def abstention_rule(
-    probability_N: Sequence[float], correct_N: Sequence[float], max_risk: float
-) -> AbstentionRule | None:
+def abstention_rule(probability_N: Sequence[float], correct_N: Sequence[float], max_risk: float) -> AbstentionRule | None:
     """The rule that answers most while the upper bound of its risk stays at or below `max_risk`; None where there is none.
 
     Choose it on validation questions; on test questions it says what was possible, and is not to be used.
@@ -104,9 +102,7 @@ def wilson_upper(events: int, n: int, z: float = ONE_SIDED_95) -> float:
     return min(1.0, (centre + spread) / (1 + z * z / n))
 
 
-def _sorted(
-    probability_N: Sequence[float], correct_N: Sequence[float]
-) -> tuple[Floats, Floats, NDArray[np.intp]]:
+def _sorted(probability_N: Sequence[float], correct_N: Sequence[float]) -> tuple[Floats, Floats, NDArray[np.intp]]:
     """Probabilities from the highest, 1 where the answer is wrong, and the last place of each run of equal probabilities."""
     probability, correct = np.asarray(probability_N, dtype=np.float64), np.asarray(correct_N, dtype=np.float64)
     if probability.shape != correct.shape or not probability.size:

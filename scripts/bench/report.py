@@ -1,7 +1,7 @@
-"""How long a report takes and how large it is: a made-up run of 1,000 questions with 5 documents each, all of their images distinct.
+"""How long a report takes and how large it is: a made-up run of 1,000 questions with 5 documents each, all images distinct.
 
-The run is made first, outside the clock: JPEG files from the mini-hospital's drawings, tables, predictions that are drawn (their
-numbers mean nothing), results and curves. The last line is JSON.
+The run is made first, outside the clock: JPEG files from the mini-hospital's drawings, tables, predictions that are drawn
+(their numbers mean nothing), results and curves. The last line is JSON.
 
     GOMP_SPINCOUNT=0 OMP_NUM_THREADS=1 python scripts/bench/report.py
 """
@@ -105,7 +105,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         seconds = time.perf_counter() - started
         figures = {"seconds": round(seconds, 2), "megabytes": round(made.megabytes, 2), "queries": told.queries}
         figures["cpu_seconds"] = round(time.process_time() - cpu, 2)
-        figures |= {"candidates": told.candidates, "images": told.queries * (1 + told.candidates), "warnings": len(made.warnings)}
+        figures |= {
+            "candidates": told.candidates,
+            "images": told.queries * (1 + told.candidates),
+            "warnings": len(made.warnings),
+        }
         sys.stdout.write("".join(f"warning: {warning}\n" for warning in made.warnings) + json.dumps(figures) + "\n")
 
 
@@ -166,7 +170,9 @@ def _write_results(run: Path, queries: Sequence[Query], predictions: Sequence[Pr
     head = {"title": "Made-up results: SYNTHETIC DATA", "intervals": "by patient", "notes": [*table.notes, *notes]}
     write_json(run / "results.json", {**table.as_json(), **head, "evidence": analyse(predictions, clusters).as_json()})
     steps = range(0, 2000, 10)
-    lines = [f"0,{step},{2 / (1 + step / 300):.4f},{f'{2 / (1 + step / 350):.4f}' if step % 200 == 0 else ''}" for step in steps]
+    lines = [
+        f"0,{step},{2 / (1 + step / 300):.4f},{f'{2 / (1 + step / 350):.4f}' if step % 200 == 0 else ''}" for step in steps
+    ]
     (run / "metrics.csv").write_text("epoch,step,train/loss,val/loss\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from medrag_lightning.records import AnswerType, Channel, Document, Prediction, 
 
 
 def test_what_is_not_markup_is_escaped():
-    assert tag("b", "<i>&", title='"x"') == "<b title=\"&quot;x&quot;\">&lt;i&gt;&amp;</b>"
+    assert tag("b", "<i>&", title='"x"') == '<b title="&quot;x&quot;">&lt;i&gt;&amp;</b>'
     assert tag("b", tag("i", "x"), None, 3) == "<b><i>x</i>3</b>"
     assert tag("p", tag("i") + "<x>") == "<p>&lt;i&gt;&lt;/i&gt;&lt;x&gt;</p>", "a sum is plain text again"
     assert not isinstance(Html("a") + "b", Html)
@@ -70,7 +70,8 @@ def test_removal_from_an_open_answer_is_by_token():
     weights = Fusion().weights((0.5, 0.5), ["given", "given"])
     gold = math.log(0.5 * math.exp(-2.0) + 0.5 * math.exp(-6.0)) / 2
     p = prediction(
-        answer_type=AnswerType.OPEN, choices=(), logp_nats=(), cited=("a", "b"), weights=tuple(weights.tolist()), scores=(0.5, 0.5),
+        answer_type=AnswerType.OPEN, choices=(), logp_nats=(), cited=("a", "b"), weights=tuple(weights.tolist()),
+        scores=(0.5, 0.5),
         channels=(Channel.GIVEN, Channel.GIVEN), candidate_logp_nats=rows, gold_tokens=2, gold_logp_nats=gold, gold="two words",
     )  # fmt: skip
     first, second = remove_each(p, Fusion())
@@ -129,4 +130,7 @@ def test_numbers_for_people():
     assert percent({"value": None}) == percent(None) == "–"
     assert change(-0.001) == "0.00"
     assert change(1.5) == "+1.50"
-    assert without_paths("add -c runs/SURNAME/tune/fusion.yaml; choices one/two/three") == "add -c fusion.yaml; choices one/two/three"
+    assert (
+        without_paths("add -c runs/SURNAME/tune/fusion.yaml; choices one/two/three")
+        == "add -c fusion.yaml; choices one/two/three"
+    )

@@ -113,7 +113,9 @@ class Material:
         """What may choose a threshold: predictions on validation questions, mixed as this run mixes."""
         if self.run.split == "val":
             return Validation(self.main, "validation questions, those of this report")
-        own = [(self.run, "validation questions of this run; after a fit, answered with its last weights, not with the best ones")]
+        own = [
+            (self.run, "validation questions of this run; after a fit, answered with its last weights, not with the best ones")
+        ]
         validated = [run for run in self.found.steps if run.verb == "validate"]
         steps = [(run, f"validation questions of step {run.name}") for run in reversed(validated)]
         for run, words in (*own, *steps):

@@ -53,7 +53,7 @@ class Names:
 
 
 def key_of(folder: Path) -> bytes:
-    """The run's own key, made once and kept in the run folder for its owner alone; one for this time where it cannot be kept."""
+    """The run's own key, made once, kept in the run folder for its owner alone; one for this time where it cannot be kept."""
     path = folder / KEY_FILE
     if path.is_file():
         key = path.read_text(encoding="ascii").strip()

@@ -81,7 +81,7 @@ class Told:
     warnings: tuple[str, ...]
 
 
-def write_report(folder: Path, options: Options = Options(), progress: Progress | None = None) -> Told:  # noqa: B008  (frozen)
+def write_report(folder: Path, options: Options = Options(), progress: Progress | None = None) -> Told:
     """Writes the report of the run or recipe in `folder`, and ``abstention.json`` into the run's own folder.
 
     Raises:
@@ -111,7 +111,9 @@ def write_report(folder: Path, options: Options = Options(), progress: Progress 
 def _reread(material: Material, found: Found, options: Options, progress: Progress | None) -> None:
     mine = [p for p in material.main if len(p.cited) > 1 and not p.candidate_logp_nats]
     if not mine:
-        raise ValueError("--remove_each: candidates were read one by one here, so their effects are known without it; leave it out")
+        raise ValueError(
+            "--remove_each: candidates were read one by one here, so their effects are known without it; leave it out"
+        )
     chosen = choose(material, mine)
     told = None if progress is None else lambda a, b: progress("reading without each document", a, b)
     checkpoint = checkpoint_of(found, options.ckpt_path)
@@ -148,7 +150,9 @@ def _warnings(material: Material, size_bytes: int) -> list[str]:
     if thumbnails.broken:
         found.append(f"{thumbnails.broken} images cannot be opened; `check` lists them")
     if thumbnails.left_out:
-        found.append(f"{thumbnails.left_out} images left out to keep the file below {MAX_BYTES / 1e6:g} MB; fewer --queries show all")
+        found.append(
+            f"{thumbnails.left_out} images left out to keep the file below {MAX_BYTES / 1e6:g} MB; fewer --queries show all"
+        )
     if size_bytes > MAX_BYTES:
         found.append(f"the file has {math.ceil(size_bytes / 1e6)} MB; fewer --queries make it smaller")
     return found
@@ -164,4 +168,3 @@ def _abstention(material: Material) -> list[str]:
     except OSError as error:
         return [f"{ABSTENTION} not written: {error}"]
     return []
-

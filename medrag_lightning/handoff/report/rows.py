@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from medrag_lightning.handoff.report.cells import not_a_number
 from medrag_lightning.handoff.report.chart import COLOURS
 from medrag_lightning.handoff.report.markup import Html, joined, tag
 
@@ -21,6 +23,12 @@ class Interval:
     low: float
     high: float
     strong: bool = False
+
+
+def interval_of(name: str, metric: Mapping[str, Any], strong: bool = False) -> Interval:
+    """The interval that a metric's JSON tells."""
+    value, low, high = (not_a_number(metric[end]) for end in ("value", "low", "high"))
+    return Interval(name, value, low, high, strong)
 
 
 def interval_rows(title: str, rows: Sequence[Interval], low: float = 0.0, high: float = 1.0, percent: bool = True) -> Html:
@@ -39,7 +47,9 @@ def interval_rows(title: str, rows: Sequence[Interval], low: float = 0.0, high: 
     for k, row in enumerate(rows):
         y = TOP_PX + ROW_PX * k + ROW_PX / 2
         kind = "strong" if row.strong else None
-        parts.append(tag("text", _short(row.name), tag("title", row.name), x=NAMES_PX - 8, y=y + 4, text_anchor="end", class_=kind))
+        parts.append(
+            tag("text", _short(row.name), tag("title", row.name), x=NAMES_PX - 8, y=y + 4, text_anchor="end", class_=kind)
+        )
         if math.isfinite(row.low) and math.isfinite(row.high):
             ends = {"x1": f"{place(max(low, row.low)):.1f}", "x2": f"{place(min(high, row.high)):.1f}"}
             parts.append(tag("line", **ends, y1=y, y2=y, class_=f"line s{0 if row.strong else 7}"))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -163,8 +163,8 @@ def checkpoint_of(found: Found, asked: str | None) -> Path:
     Raises:
         ValueError: there is none, or it cannot be told.
     """
-    if asked not in (None, "best"):
-        path = Path(cast(str, asked))
+    if asked is not None and asked != "best":
+        path = Path(asked)
         if not path.is_file():
             raise ValueError(f"--ckpt_path {asked}: there is no such file")
         return path

@@ -59,7 +59,9 @@ def read_world(run: Run) -> World:
     """The tables of the run's config, read again; call it within `started_in`."""
     told = run.setting("data", "tables"), run.setting("data", "corpus")
     if not all(told):
-        return World(reason="the run left no config.yaml that names its tables", problem=f"{run.folder}: no data.tables in config")
+        return World(
+            reason="the run left no config.yaml that names its tables", problem=f"{run.folder}: no data.tables in config"
+        )
     try:
         tables, corpus = (_tables(_filled(part, run)) for part in told)
         queries = {query.id: query for table in tables for query in table.queries()}

@@ -18,26 +18,28 @@ MOST_PANELS = 12
 
 def attention_section(material: Material) -> Section:
     """Attention mass of each system, and the curves of the knockout."""
-    parts: list[Html] = []
+    parts: list[Html | None] = []
     for run in material.found.named("attention_mass.json", "attention_mass_val.json")[:1]:
         parts += _mass(run.json("attention_mass.json") or run.json("attention_mass_val.json") or {})
     if not parts:
         parts.append(missing("attention was not looked at", WRITER))
     parts.append(tag("h3", "Critical layers"))
     runs = material.found.named("critical_layers.json")
-    parts += _critical(runs[0].json("critical_layers.json") or {}) if runs else [missing("no step has measured them", CALIBRATE)]
+    parts += (
+        _critical(runs[0].json("critical_layers.json") or {}) if runs else [missing("no step has measured them", CALIBRATE)]
+    )
     return Section("attention", "Attention", joined(parts), is_open=bool(runs) or len(parts) > 3)
 
 
-def _mass(told: Mapping[str, Any]) -> list[Html]:
+def _mass(told: Mapping[str, Any]) -> list[Html | None]:
     segments: Sequence[str] = told.get("segments", ())
     plain = [system for system in told.get("systems", []) if system["noise"] is None]
     top = max((v for s in plain for name in segments for v in s["segments"][name]["mean"]), default=1.0)
     plots = [_panel(system, segments, told["layers"], top) for system in plain[:MOST_PANELS]]
     left = f" {len(plain) - MOST_PANELS} more systems are in attention_mass.json." if len(plain) > MOST_PANELS else ""
     how = note(
-        "Share of the attention of the question's tokens in each decoder layer (from 0), with its standard error over questions, "
-        f"robust to patients; of {plain[0]['questions'] if plain else 0} questions.{left}"
+        "Share of the attention of the question's tokens in each decoder layer (from 0), with its standard error over "
+        f"questions, robust to patients; of {plain[0]['questions'] if plain else 0} questions.{left}"
     )
     names = [name.replace("_", " ") for name in segments]
     return [tag("h3", "Attention by segment"), panels(*plots), legend(names), how, _documents(plain)]
@@ -70,7 +72,9 @@ def _documents(systems: Sequence[Mapping[str, Any]]) -> Html | None:
         return NOTHING if mine is None else f"{100 * sum(mine['mean']) / len(mine['mean']):.1f}"
 
     body = [[system["name"], *(cell(system, k + 1) for k in range(count))] for system in systems if system["documents"]]
-    return table(["system", *(f"document {k + 1}" for k in range(count))], body, "attention on each document, mean over layers (%)")
+    return table(
+        ["system", *(f"document {k + 1}" for k in range(count))], body, "attention on each document, mean over layers (%)"
+    )
 
 
 def _critical(told: Mapping[str, Any]) -> list[Html]:
@@ -80,7 +84,8 @@ def _critical(told: Mapping[str, Any]) -> list[Html]:
     ends = ("value", "low", "high")
     values = [not_a_number(p["choice"][end]) for curve in curves.values() for p in curve for end in ends if p.get("choice")]
     plot = Plot(
-        "knockout: change of the right answer's probability", Axis("centre of the window (layer)", -0.3, told["layer_count"] - 0.7),
+        "knockout: change of the right answer's probability",
+        Axis("centre of the window (layer)", -0.3, told["layer_count"] - 0.7),
         Axis.around("change of probability", [0.0, *values]), width=520,
     )  # fmt: skip
     for place, name in enumerate(names):
@@ -89,7 +94,12 @@ def _critical(told: Mapping[str, Any]) -> list[Html]:
         plot.line([(x, value) for x, value, _, _ in points], place, words=name)
     rows = [[_arrow(n), ", ".join(map(str, layers.get(n, []))) or f"none: {why.get(n, 'not told')}"] for n in names]
     told_by = f"{told.get('samples')} questions of {told.get('patients')} patients, windows of {told.get('window')} layers"
-    return [plot.svg(), legend([_arrow(n) for n in names]), table(["direction", "critical layers"], rows, class_="words"), note(told_by)]
+    return [
+        plot.svg(),
+        legend([_arrow(n) for n in names]),
+        table(["direction", "critical layers"], rows, class_="words"),
+        note(told_by),
+    ]
 
 
 def _arrow(name: str) -> str:

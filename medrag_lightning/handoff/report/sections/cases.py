@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from medrag_lightning.handoff.report.markup import folded, joined, tag
 from medrag_lightning.handoff.report.material import Material
 from medrag_lightning.handoff.report.removal import Removal
@@ -31,9 +33,7 @@ def cases_section(material: Material) -> Section:
 
 def _case(material: Material, prediction: Prediction, is_open: bool) -> object:
     removals: tuple[Removal, ...] = ()
-    try:
+    with contextlib.suppress(ValueError):  # the gallery says why
         removals = material.removals(prediction)
-    except ValueError:
-        pass  # the gallery says why
     row = tag("div", query_image(material, prediction), candidate_cards(material, prediction, removals), class_="found")
     return folded(answer_line(material, prediction), row, is_open=is_open, class_="question")

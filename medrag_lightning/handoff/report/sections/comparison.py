@@ -37,7 +37,9 @@ def comparison_section(material: Material) -> Section:
     pairs = [[run.name, *_differences(material, mine, run)] for run in others]
     head = [f"{material.run.name} minus", *(column for metric in mine for column in (words(metric), "questions"))]
     paired = table(head, pairs, "paired differences on the questions that both answered (points of %), by patient")
-    return Section("comparison", title, joined([told, paired, note("An interval that excludes 0 is a difference; others are not.")]))
+    return Section(
+        "comparison", title, joined([told, paired, note("An interval that excludes 0 is a difference; others are not.")])
+    )
 
 
 def _differences(material: Material, mine: Mapping[str, Mapping[str, float]], run: Run) -> list[object]:

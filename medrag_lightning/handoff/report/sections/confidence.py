@@ -55,8 +55,8 @@ def confidence_section(material: Material) -> Section:
 
 
 def suggested(material: Material) -> dict[str, Any] | None:
-    """The abstention rule as plain JSON, for the report and for who deploys: the threshold, what it was chosen on, whether it may
-    be used, and what it does here. None where no closed question was scored; ``threshold`` is null where no rule is good enough.
+    """The abstention rule as plain JSON, for the report and for who deploys: the threshold, what it was chosen on, whether it
+    may be used, and what it does here. None where no closed question was scored; ``threshold`` is null where no rule will do.
     """
     here = _confidence(material, material.main_system)
     if here is None:
@@ -104,7 +104,9 @@ def _reliability(one: Confidence) -> Html:
         if found.count:
             told = f"said {found.mean_probability:.0%}, right {found.accuracy:.0%} of {found.count}"
             plot.bar(found.low + 0.01, found.high - 0.01, 0.0, found.accuracy, 0, told)
-            plot.dot(found.mean_probability, found.accuracy, 1, told, radius=2.0 + 6.0 * (found.count / len(one.correct)) ** 0.5)
+            plot.dot(
+                found.mean_probability, found.accuracy, 1, told, radius=2.0 + 6.0 * (found.count / len(one.correct)) ** 0.5
+            )
     return plot.svg()
 
 
@@ -129,8 +131,8 @@ def _numbers(found: Sequence[Confidence]) -> Html:
     head = ["system", "accuracy", "ECE", "AURC", "AURC of a perfect order", "n"]
     caption = f"closed questions, %; intervals by bootstrap over patients, {RESAMPLES} resamples"
     how = note(
-        "AURC: the share of wrong answers among the answered, averaged over how many are answered; lower is better. A dot's size "
-        "is the number of questions; above the dashed line the system is less sure than it could be, below it too sure."
+        "AURC: the share of wrong answers among the answered, averaged over how many are answered; lower is better. A dot's "
+        "size is the number of questions; above the dashed line the system is less sure than it could be, below it too sure."
     )
     return joined([table(head, rows, caption), how])
 
@@ -151,8 +153,8 @@ def _suggestion(material: Material, here: Confidence) -> Html:
         return joined([heading, note(f"None: {why}. Allow more with --max_risk, or use more validation questions.")])
     rule = told["rule"]
     chosen = (
-        f"{told['threshold']:.3f}: answer from this probability on. It is the lowest one with which at most {bound} of the answered "
-        f"are wrong (95 % upper bound {100 * rule['risk_bound']:.1f} %, seen {100 * rule['risk']:.1f} %, {rule['answered']} of "
+        f"{told['threshold']:.3f}: answer from this probability on. It is the lowest one with which at most {bound} of the "
+        f"answered are wrong (95 % upper bound {100 * rule['risk_bound']:.1f} %, seen {100 * rule['risk']:.1f} %, {rule['answered']} of "
         f"{rule['n']} answered)."
     )
     effect = told["here"]

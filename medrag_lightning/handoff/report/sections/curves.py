@@ -38,9 +38,9 @@ def _of(run: Run) -> Html | None:
     for name, curve in curves.items():
         kind, _, metric = name.partition("/")
         before = curves.get(f"val/frozen_{metric}")
-        if kind == "val" and metric != "loss" and not metric.startswith("frozen_") and not metric.endswith(NOT_LEARNING):
-            if len({value for _, value in curve}) > 1:
-                plots.append(_plot(words(metric), {metric: curve, **({"before training": before} if before else {})}))
+        told = kind == "val" and metric != "loss" and not metric.startswith("frozen_") and not metric.endswith(NOT_LEARNING)
+        if told and len({value for _, value in curve}) > 1:
+            plots.append(_plot(words(metric), {metric: curve, **({"before training": before} if before else {})}))
     if not plots:
         return None
     first, *others = plots

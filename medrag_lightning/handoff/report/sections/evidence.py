@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medrag_lightning.handoff.report.cells import change, not_a_number, percent, words
+from medrag_lightning.handoff.report.cells import change, percent, words
 from medrag_lightning.handoff.report.markup import Html, folded, joined, table, tag
 from medrag_lightning.handoff.report.material import Material
 from medrag_lightning.handoff.report.removal import NOT_ALONE
-from medrag_lightning.handoff.report.rows import Interval, interval_rows, stacked_rows
+from medrag_lightning.handoff.report.rows import interval_of, interval_rows, stacked_rows
 from medrag_lightning.handoff.report.section import TEST, Section, missing, note
 from medrag_lightning.metrics import Entry, Outcome
 
@@ -44,7 +44,7 @@ def ledger_section(material: Material) -> Section:
 
 
 def inconsistency_section(material: Material) -> Section:
-    """How often candidates lead to different answers, every system on and off those questions, and the oracle over candidates."""
+    """How often candidates lead to different answers, every system on and off those questions, and the candidates' oracle."""
     name, title = "inconsistency", "Inconsistency and oracle gap"
     evidence = (material.run.results or {}).get("evidence")
     if not evidence:
@@ -92,10 +92,7 @@ def _oracle(evidence: Mapping[str, Any], main: str) -> list[Html]:
     oracle = {name: one for name, one in (found.get("oracle") or {}).items() if name not in WORST_OF}
     if not oracle:
         return [heading, missing(found.get("reason") or NOT_ALONE, ONE)]
-    values = [
-        Interval(name, *(not_a_number(one["value"][end]) for end in ("value", "low", "high")), strong=name == main)
-        for name, one in oracle.items()
-    ]
+    values = [interval_of(name, one["value"], strong=name == main) for name, one in oracle.items()]
     drawn = interval_rows("oracle: some candidate alone leads to the right answer (%)", values)
     regret, measures = found.get("regret") or {}, relevance
     body = [
@@ -105,7 +102,7 @@ def _oracle(evidence: Mapping[str, Any], main: str) -> list[Html]:
     ]  # fmt: skip
     head = ["system", "oracle", "gap: oracle minus system", "pseudo-precision", "pseudo-recall@1"]
     how = note(
-        "The gap is what a perfect choice among the found candidates would still gain. Pseudo-relevant: a candidate that makes the "
-        f"gold answer likelier than no evidence does by over {relevance.get('margin_nats', '?')} nats, as the reader judges."
+        "The gap is what a perfect choice among the found candidates would still gain. Pseudo-relevant: a candidate that makes "
+        f"the gold answer likelier than no evidence does by over {relevance.get('margin_nats', '?')} nats, says the reader."
     )
     return [heading, drawn, table(head, body), how]

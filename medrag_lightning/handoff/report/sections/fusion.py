@@ -28,7 +28,9 @@ def _answering(material: Material) -> list[Html]:
     weighed = [p for p in material.main if p.weights]
     heading = tag("h3", "How candidates are mixed")
     if not weighed:
-        return [heading, missing("all evidence stood in one prompt, or there is none: nothing is mixed")] if material.main else []
+        return (
+            [heading, missing("all evidence stood in one prompt, or there is none: nothing is mixed")] if material.main else []
+        )
     found: dict[str, list[float]] = defaultdict(list)
     for p in weighed:
         for channel in set(p.channels):
@@ -41,8 +43,7 @@ def _answering(material: Material) -> list[Html]:
 
 def _learned(material: Material) -> list[Html]:
     parts = [tag("h3", "Learned weights of similarities")]
-    runs = [run for run in (material.run, *material.found.steps)]
-    for run in runs:
+    for run in (material.run, *material.found.steps):
         weights = run.json("checkpoints/fusion_weights.json") or run.json("fusion_weights.json")
         compared = run.json("fusion_comparison.json")
         if weights:
@@ -63,7 +64,9 @@ def _weights(told: Mapping[str, Any]) -> Html:
         return f"{one['direction'].get(channel, 0.0):+.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
 
     head = ["of", *(channel.replace("_", " ") for channel in channels), "norm", "tau", "questions"]
-    body = [[name, *(cell(one, c) for c in channels), number(one.get("norm")), number(one.get("tau")), n] for name, one, n in rows]
+    body = [
+        [name, *(cell(one, c) for c in channels), number(one.get("norm")), number(one.get("tau")), n] for name, one, n in rows
+    ]
     return table(head, body, "direction of the weights; mean and standard deviation where each question has its own")
 
 

@@ -21,9 +21,9 @@ LEAST_NATS = 0.05  # smaller effects have no colour
 ORDER = ("hurt", "helped", "both wrong", "both right", "wrong", "right", "answer not known")
 REMOVE_EACH = "python -m medrag_lightning report FOLDER --remove_each"
 WHAT = (
-    "Each card is a document that was found, in order. Weight: its share in the answer. Removed: how much the log-probability of the "
-    "given answer (of the gold answer) changes in nats when this document alone is left out; minus: it spoke for that answer. Green: it "
-    "spoke for the gold answer, red: against it."
+    "Each card is a document that was found, in order. Weight: its share in the answer. Removed: how much the log-probability "
+    "of the given answer (of the gold answer) changes in nats when this document alone is left out; minus: it spoke for that "
+    "answer. Green: it spoke for the gold answer, red: against it."
 )
 
 
@@ -123,7 +123,9 @@ def _question(material: Material, prediction: Prediction, removals: Sequence[Rem
         gain = "" if entry.gold_gain_nats is None else f"; all evidence together: gold {change(entry.gold_gain_nats)} nats"
         without = note(f"Without evidence: {said}{gain}.")
     row = tag("div", query_image(material, prediction), candidate_cards(material, prediction, removals), class_="found")
-    return folded(joined([badge, need, " ", answer_line(material, prediction)]), without, row, is_open=is_open, class_="question")
+    return folded(
+        joined([badge, need, " ", answer_line(material, prediction)]), without, row, is_open=is_open, class_="question"
+    )
 
 
 def _card(material: Material, p: Prediction, k: int, removal: Removal | None) -> Html:
@@ -162,7 +164,13 @@ def _removed(removal: Removal | None) -> Html | None:
         return None
     answer, gold = removal.answer_change_nats, removal.gold_change_nats
     told = f"removed: answer {change(answer)}" if answer is not None else "removed:"
-    told += f" (gold {change(gold)})" if answer is not None and gold is not None else f" gold {change(gold)}" if gold is not None else ""
+    told += (
+        f" (gold {change(gold)})"
+        if answer is not None and gold is not None
+        else f" gold {change(gold)}"
+        if gold is not None
+        else ""
+    )
     effect = gold if gold is not None else answer or 0.0
     kind = "" if abs(effect) < LEAST_NATS else "for" if effect < 0 else "against"
     return tag("div", told, class_=f"removed {kind}".rstrip())

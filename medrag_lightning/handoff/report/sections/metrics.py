@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medrag_lightning.handoff.report.cells import NOTHING, not_a_number, percent, words
+from medrag_lightning.handoff.report.cells import NOTHING, percent, words
 from medrag_lightning.handoff.report.markup import Html, folded, joined, table, tag
 from medrag_lightning.handoff.report.material import Material
-from medrag_lightning.handoff.report.rows import Interval, interval_rows
+from medrag_lightning.handoff.report.rows import interval_of, interval_rows
 from medrag_lightning.handoff.report.section import TEST, Section, note
 
 CLOSED = ("closed_accuracy", "closed_balanced_accuracy", "closed_macro_f1", "closed_ece", "closed_invalid")
@@ -25,7 +25,7 @@ def metrics_section(material: Material) -> Section:
         return Section.absent("metrics", "Metrics", "the run has no results.json", TEST)
     rows: Sequence[Mapping[str, Any]] = results.get("rows", [])
     whole = [row for row in rows if row["need"] is None]
-    parts = [note(without_paths(str(results.get("intervals", ""))), ". All numbers in %.")]
+    parts: list[Html | None] = [note(without_paths(str(results.get("intervals", ""))), ". All numbers in %.")]
     for headline, names in zip(HEADLINES, (CLOSED, OPEN), strict=True):
         there = [row for row in whole if row["metrics"][headline]["n"]]
         if there:
@@ -51,11 +51,7 @@ def without_paths(line: str) -> str:
 
 
 def _drawn(metric: str, rows: Sequence[Mapping[str, Any]], strong: str) -> Html:
-    shown = [
-        Interval(row["system"], *(not_a_number(row["metrics"][metric][end]) for end in ("value", "low", "high")),
-                 strong=row["system"] == strong)
-        for row in rows
-    ]  # fmt: skip
+    shown = [interval_of(row["system"], row["metrics"][metric], strong=row["system"] == strong) for row in rows]
     return interval_rows(f"{words(metric)} (%), with interval", shown)
 
 
@@ -87,7 +83,9 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> Html | None:
         return None
     metrics = list(dict.fromkeys(d["metric"] for d in differences))
     at = {(d["baseline"], d["metric"]): percent(d, signed=True) + (" *" if d["excludes_zero"] else "") for d in differences}
-    body = [[name, *(at.get((name, m), NOTHING) for m in metrics)] for name in dict.fromkeys(d["baseline"] for d in differences)]
+    body = [
+        [name, *(at.get((name, m), NOTHING) for m in metrics)] for name in dict.fromkeys(d["baseline"] for d in differences)
+    ]
     head = [f"{differences[0]['system']} minus", *map(words, metrics)]
     told = table(head, body, "paired differences on the same questions; * the interval excludes 0")
     return folded("Paired differences", told)

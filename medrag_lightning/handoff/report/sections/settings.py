@@ -10,7 +10,18 @@ from medrag_lightning.handoff.report.material import Material
 from medrag_lightning.handoff.report.section import Section, note
 
 INNER = ("backbone", "encoder", "reports", "documents", "pool", "fusion", "source", "table")
-NUMBERS = ("per_channel", "top", "family", "rank", "only", "train_part", "max_train_queries", "max_eval_queries", "size", "seed")
+NUMBERS = (
+    "per_channel",
+    "top",
+    "family",
+    "rank",
+    "only",
+    "train_part",
+    "max_train_queries",
+    "max_eval_queries",
+    "size",
+    "seed",
+)
 PLAIN = {
     "evidence": ("model", "evidence"),
     "closed answers": ("model", "closed_answers"),
@@ -41,7 +52,9 @@ def settings_section(material: Material) -> Section:
         rows.append(["questions in the tables", len(material.world.queries)])
         rows.append(["documents in the corpus", len(material.world.documents)])
     told = table(["setting", "value"], rows, class_="words")
-    return Section("settings", "Settings", joined([told, note("Everything that was set: config.yaml in the run folder.")]), is_open=False)
+    return Section(
+        "settings", "Settings", joined([told, note("Everything that was set: config.yaml in the run folder.")]), is_open=False
+    )
 
 
 def _class(told: Any) -> str:
