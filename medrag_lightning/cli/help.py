@@ -129,8 +129,8 @@ usage: python -m medrag_lightning report FOLDER [--output FILE] [--queries N] [-
 
 One HTML file on a run (runs/NAME-001) or on a recipe (runs/jomed): learning curves, metrics with intervals and controls, a
 gallery of questions with what was found for them and what each document did to the answer, where evidence helped or hurt,
-inconsistent retrieval and the oracle's gap, calibration and risk-coverage with a suggested abstention threshold, fusion weights,
-attention and noise curves, worst cases. A part that is absent says why, and which command makes it.
+inconsistent retrieval and the oracle's gap, calibration and risk-coverage with a suggested abstention threshold, fusion
+weights, attention and noise curves, worst cases. A part that is absent says why, and which command makes it.
 
 It opens offline in any browser: no script, nothing is loaded. Images are thumbnails. Patients and studies are not named,
 questions and documents are called by keyed hashes (the key stays in FOLDER/.report_key). What a text or an image itself shows
@@ -141,8 +141,8 @@ stays in it.
   --compare FOLDER ... other runs or recipes beside it, with differences on the same questions
   --show_ids           ids of questions and documents beside their hashes: for your own eyes
   --max_risk SHARE     the suggested threshold lets at most this share of the answers be wrong (default: half of that of
-                       answering everything). It is chosen on validation predictions where there are any (verb validate, or the recipe's
-                       step of that verb), and kept in abstention.json in the run folder
+                       answering everything). It is chosen on validation predictions where there are any (verb validate, or
+                       the recipe's step of that verb), and kept in abstention.json in the run folder
   --remove_each        where all documents stood in one prompt: the reader reads the gallery's questions again without each
                        document. Its results are kept; a second report takes no time, an interrupted one goes on
   --ckpt_path FILE     the checkpoint that reads again (default: the one of the recipe's step, or the best of the run)

@@ -9,7 +9,6 @@ from html import escape
 # Control characters, lone surrogates (which no file can hold) and marks that turn the writing direction round.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufeff]")
 VOID = {"br", "meta", "link", "img", "col", "hr"}
-Child = "Html | str | None"
 
 
 class Html(str):

@@ -39,7 +39,7 @@ def _footer() -> Html:
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     told = (
         f"Made by medrag_lightning {__version__} on {made}. In commands, {RUN} stands for the run's folder. Questions and "
-        "documents are called by keyed hashes, patients and studies are not named; texts and images are those of the data, and what "
-        "they show or say of a patient stays in them: hand this file on as you would hand on the data."
+        "documents are called by keyed hashes, patients and studies are not named; texts and images are those of the data, and "
+        "what they show or say of a patient stays in them: hand this file on as you would hand on the data."
     )
     return tag("footer", tag("p", told))

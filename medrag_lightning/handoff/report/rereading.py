@@ -38,8 +38,8 @@ def reread_without_each(
         progress: told how many of all questions are done.
 
     Raises:
-        ValueError: the answerer cannot be made, a document or question is gone, or reading all documents again gives others than
-            the answers on file.
+        ValueError: the answerer cannot be made, a document or question is gone, or reading all documents again gives
+            others than the answers on file.
     """
     wanted = [p for p in predictions if len(p.cited) > 1]
     made_of = fingerprint(sha256_file(checkpoint), sha256_file(run.folder / "config.yaml"), sha256_file(_file_of(run)))

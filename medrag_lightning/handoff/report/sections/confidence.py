@@ -154,8 +154,8 @@ def _suggestion(material: Material, here: Confidence) -> Html:
     rule = told["rule"]
     chosen = (
         f"{told['threshold']:.3f}: answer from this probability on. It is the lowest one with which at most {bound} of the "
-        f"answered are wrong (95 % upper bound {100 * rule['risk_bound']:.1f} %, seen {100 * rule['risk']:.1f} %, {rule['answered']} of "
-        f"{rule['n']} answered)."
+        f"answered are wrong (95 % upper bound {100 * rule['risk_bound']:.1f} %, seen {100 * rule['risk']:.1f} %, "
+        f"{rule['answered']} of {rule['n']} answered)."
     )
     effect = told["here"]
     seen = f"On the questions of this report: {effect['answered']} of {effect['n']} answered, wrong {_rate(effect['risk'])}, "
