@@ -18,8 +18,8 @@ def main(argv: list[str] | None = None) -> None:
         argv: what follows the program's name; the process's own arguments by default.
 
     Raises:
-        SystemExit: 2 for a user's mistake (told without a traceback, unless ``MEDRAG_DEBUG=1``), 75 after SIGTERM and
-            130 after Ctrl-C (both with a checkpoint to go on from).
+        SystemExit: 1 where `check` finds errors, 2 for a user's mistake (told without a traceback, unless
+            ``MEDRAG_DEBUG=1``), 75 after SIGTERM and 130 after Ctrl-C (both with a checkpoint to go on from).
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -49,6 +49,10 @@ def _run(verb: str, rest: list[str]) -> None:
         from medrag_lightning.cli.index import run_index
 
         run_index(rest)
+    elif verb == "check":
+        from medrag_lightning.cli.check import run_check
+
+        run_check(rest)
     elif verb == "pairs":
         from medrag_lightning.cli.pairs import run_pairs
 

@@ -18,6 +18,7 @@ verbs:
   pairs      preference pairs from a score table, to tune a reader on
   run        a recipe: several of these in a row, each its own process, resumable
   report     what a run learned and how it answers: one HTML file that opens offline
+  check      data, leaks, configuration and machine, before anything is trained: every fault at once, with its line
   --version  which version this is
 
 a first command, needs no data (a small synthetic hospital, a tiny reader, minutes on two cores):
@@ -31,6 +32,9 @@ all of JOMED on that hospital, in some minutes: contrastive retriever, reader, s
 
 where results go: a new numbered folder under runs/, or --trainer.default_root_dir FOLDER
   config.yaml (everything that was set), metrics.csv, plots, predictions, checkpoints/
+
+is my data sound? every fault with its file and line, and what to do about it
+  python -m medrag_lightning check -c my_data.yaml
 
 go on after an interruption (SIGTERM exits with 75, Ctrl-C with 130, both after saving):
   python -m medrag_lightning fit -c runs/NAME-001/config.yaml --ckpt_path last
@@ -148,6 +152,41 @@ stays in it.
   --ckpt_path FILE     the checkpoint that reads again (default: the one of the recipe's step, or the best of the run)
 
 Tables are read as config.yaml names them: set the same environment variables (MEDRAG_DATA) as the run.
+""",
+    "check": """\
+usage: python -m medrag_lightning check [-c FILE ...] [--KEY VALUE ...] [--only PART ...] [--json FILE]
+       python -m medrag_lightning check TABLE [TABLE ...]
+
+Finds everything that is wrong before anything is trained, all of it at once, and says what to do about it. Nothing is changed.
+
+  data     rows that a table refuses, repeated ids, answers outside their choices, empty texts; encoding, byte order marks,
+           line ends; images that are missing, cut short, damaged, too large, of several frames, misnamed or blank, and DICOM
+           files without pixels or in a transfer syntax that is not read; splits that are empty or tiny, classes that training
+           never shows, answers that are always the same or contradict each other
+  leaks    what train shares with val and test: ids, images (also re-encoded, resized, mirrored), patients, studies, reports
+  config   settings that the verbs would refuse
+  machine  versions, disk, memory, processors, accelerators
+  plan     the memory, time and disk that a run will need, where a config names a model and there are no errors
+
+  -c FILE, --config FILE   as for fit: a YAML file, or the short name of a shipped one (data/vqa_rad). Repeatable. Without -c:
+                           the shipped default, which needs no data
+  --KEY VALUE              one setting, such as --data.init_args.max_pixels 100000000
+  TABLE                    a table without a config: .jsonl, .json, .csv, .tsv, .parquet, .npz or a known folder. Its parser is
+                           guessed from its columns, and told
+  --only PART ...          these parts alone. `check --only data` needs neither torch nor lightning
+  --json FILE              writes all findings, for programs
+  --max_findings N         places shown for each kind of finding (default 10; 0: all)
+  --workers N              processes that open images (default: one a processor)
+  --no_cache               looks at every image anew. Else what is known of sound images is kept in data.init_args.cache_folder
+                           (digests and thumbnails of 64 pixels), by path, size and time of change
+
+Findings are errors (training would stop, or learn something false), warnings (look at them) or notes. They name file and line
+of a row, and quote no id, no text and no name of an image. Exit code: 1 where there are errors, 2 where `check` itself was
+called wrongly, else 0.
+
+  python -m medrag_lightning check -c data/vqa_rad
+  python -m medrag_lightning check train.jsonl test.jsonl --only data
+  python -m medrag_lightning check -c my_data.yaml --json findings.json --max_findings 0
 """,
     "run": """\
 usage: python -m medrag_lightning run RECIPE [--VARIABLE VALUE ...] [--folder FOLDER] [--dry_run]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +33,43 @@ SPLITS = {
 }
 
 Record = TypeVar("Record", Query, Document)
+
+
+class BadRowsError(ValueError):
+    """Rows that a table refuses: all in `faults`, each as ``file:line: what``; the message has the first 50, and `hint`."""
+
+    def __init__(self, table: str, faults: Sequence[str], hint: str = "") -> None:
+        super().__init__(faults_message(table, faults) + (f"\n  {hint}" if hint else ""))
+        self.faults = tuple(faults)
+
+
+@dataclass(slots=True)
+class RowNotes:
+    """What reading tables found out beside their records.
+
+    Attributes:
+        where: ``file:line`` of each record, by id; of two tables with one id, that of the table read last.
+        files: the files, in the order in which they were read.
+        faults: the refused rows, each as ``file:line: what``.
+    """
+
+    where: dict[str, str] = field(default_factory=dict)
+    files: dict[Path, None] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+
+_NOTES: ContextVar[RowNotes | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def noting_rows() -> Iterator[RowNotes]:
+    """Inside, `parse_rows` notes its bad rows and gives the good ones, so that one look at a table finds every fault."""
+    notes = RowNotes()
+    token = _NOTES.set(notes)
+    try:
+        yield notes
+    finally:
+        _NOTES.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +178,14 @@ def parse_rows(rows: Iterable[Row], parse: Callable[[Row], Sequence[Record]], ta
 
     Raises:
         ValueError: lists every bad row with file and line (the first 50 in full), repeated ids included; or there is no row.
+            Inside `noting_rows` bad rows are noted there instead.
     """
     records: list[Record] = []
     faults: list[str] = []
     first_seen: dict[str, str] = {}
-    files: dict[str, None] = {}
+    files: dict[Path, None] = {}
     for row in rows:
-        files[str(row.path)] = None
+        files[row.path] = None
         try:
             if row.problem:
                 raise ValueError(row.problem)
@@ -156,8 +196,13 @@ def parse_rows(rows: Iterable[Row], parse: Callable[[Row], Sequence[Record]], ta
                 records.append(record)
         except ValueError as error:
             faults.append(f"{row.where}: {error}")
-    if faults:
-        raise ValueError(faults_message(table, faults))
+    notes = _NOTES.get()
+    if notes is not None:
+        notes.where.update(first_seen)
+        notes.files.update(files)
+        notes.faults += faults
+    elif faults:
+        raise BadRowsError(table, faults)
     if not files:
         raise ValueError(f"{table}: there are no rows to read")
     return records

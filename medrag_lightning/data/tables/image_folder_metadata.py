@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medrag_lightning.data.arrays import read_array, read_headers
 from medrag_lightning.data.row_files import read_rows
-from medrag_lightning.data.rows import Row, faults_message, parse_rows, read_split
+from medrag_lightning.data.rows import BadRowsError, Row, parse_rows, read_split
 from medrag_lightning.data.tables.image_folder import ImageFolder
 from medrag_lightning.data.tables.our_jsonl import scoped
 from medrag_lightning.records import AnswerType, Document, ImageRef, Query, Split
@@ -161,4 +161,4 @@ class ImageFolderMetadata:
         if len(set(number_of_label.values())) != len(number_of_label):
             faults.append(f"{self.npz}: two labels of {self.path} share a number: {number_of_label}")
         if faults:
-            raise ValueError(faults_message(type(self).__name__, faults) + "\n  the two files are not in the same order")
+            raise BadRowsError(type(self).__name__, faults, "the two files are not in the same order")

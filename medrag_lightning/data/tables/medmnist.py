@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medrag_lightning.artifacts import read_json
 from medrag_lightning.data.arrays import ArrayHeader, read_array, read_headers
-from medrag_lightning.data.rows import faults_message
+from medrag_lightning.data.rows import BadRowsError
 from medrag_lightning.data.tables.answers import YES_NO
 from medrag_lightning.data.tables.medmnist_tasks import TASKS, Task
 from medrag_lightning.records import AnswerType, Document, ImageRef, Query, Split
@@ -142,7 +142,7 @@ class MedMnist:
             if self.labels is not None and not faults and found[Split.TRAIN].shape[1] == 1:
                 faults.append(f"{self.path}: labels: is only for multi-label sets, this one has one label an image; remove it")
             if faults:
-                raise ValueError(faults_message(type(self).__name__, faults))
+                raise BadRowsError(type(self).__name__, faults)
             self._labels_NC = found
         return self._labels_NC
 

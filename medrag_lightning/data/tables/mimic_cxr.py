@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from medrag_lightning.data.row_files import read_rows
-from medrag_lightning.data.rows import Row, faults_message, parse_rows
+from medrag_lightning.data.rows import BadRowsError, Row, parse_rows
 from medrag_lightning.data.tables.image_folder import ImageFolder
 from medrag_lightning.data.tables.our_jsonl import scoped
 from medrag_lightning.data.tables.report_sections import joined_sections
@@ -112,7 +112,7 @@ class MimicCxrReports:
             except ValueError as error:
                 faults.append(f"{row.where}: {error}")
         if faults:
-            raise ValueError(faults_message(type(self).__name__, faults))
+            raise BadRowsError(type(self).__name__, faults)
         return splits
 
     def _parse(self, row: Row, splits: dict[str, Split], texts: dict[str, str], without: set[str]) -> list[Document]:
