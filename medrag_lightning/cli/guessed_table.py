@@ -75,7 +75,7 @@ def _of_folder(path: Path) -> Guess:
 
 def _of_columns(path: Path, columns: set[str], groups: set[str]) -> Guess | None:
     """By the names of the columns; the more special layouts first."""
-    file = {"path": str(path)}
+    file: dict[str, Any] = {"path": str(path)}
     split = {} if "split" in columns else {"split": _split_of(path)}
     if groups and groups <= set(SPLITS) and "report" in columns:
         return Guess("IuXray", {"annotation": str(path)}, "corpus", "it is an object of splits whose rows have `report`")
@@ -90,7 +90,7 @@ def _of_columns(path: Path, columns: set[str], groups: set[str]) -> Guess | None
     labels, images = [name for name in LABELS if name in columns], [name for name in IMAGES if name in columns]
     if labels and images and "text" not in columns:
         name = "id" if "id" in columns else images[0]
-        told = {"metadata": str(path), "id_column": name, "image_column": images[0], "label_column": labels[0]}
+        told: dict[str, Any] = {"metadata": str(path), "id_column": name, "image_column": images[0], "label_column": labels[0]}
         told |= {} if "split" in columns else {"split_column": None, "split": _split_of(path)}
         return Guess("ImageFolderMetadata", told, "tables", f"it has `{images[0]}` and `{labels[0]}`")
     if columns >= {"ID", "Caption"}:

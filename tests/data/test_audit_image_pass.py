@@ -37,10 +37,11 @@ def test_every_broken_file_is_found_and_named(tmp_path: Path) -> None:
             ImageStore([tmp_path], LIMIT)(ref)
 
 
-def test_every_broken_dicom_is_found_and_named(tmp_path: Path) -> None:
+def test_every_broken_dicom_is_found_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = write_dicoms(tmp_path, write_dicom)
     sound = write_dicom(tmp_path / "sound.dcm", np.arange(64, dtype=np.uint16).reshape(8, 8))
     facts = image_facts([ImageRef(str(path)) for path in [*expected, tmp_path / "sound.dcm"]], [tmp_path], LIMIT, workers=0)
+    assert not caplog.records
     told = facts.pop(sound)
     assert (told.fault, told.kind, told.size_px) == (None, None, (8, 8))
     assert {Path(ref.path): one.kind for ref, one in facts.items()} == expected

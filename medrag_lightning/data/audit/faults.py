@@ -69,11 +69,13 @@ def find_faults(
     asked = [one for one in _of(reads, "tables") if only in (None, str(getattr(one.record, "answer_type", "")))]
     corpus, pairs = _of(reads, "corpus"), _of(reads, "pair_tables")
     files = [path for read in reads for path in read.files]
-    findings = _without_repeats([*file_findings(files), *(finding for read in reads for finding in read.findings)])
+    findings = _told_once(file_findings(files), [finding for read in reads for finding in read.findings])
     findings += id_findings(asked, "data.tables") + id_findings(corpus, "data.corpus") + id_findings(pairs, "data.pair_tables")
     findings += text_findings(_once([*asked, *corpus, *pairs]))
-    if asked or any("tables" in read.roles for read in reads):
-        findings += [*split_findings(asked), *answer_findings(asked), *repeat_findings(asked)]
+    askers = [read for read in reads if "tables" in read.roles]
+    if askers and not any(read.failed for read in askers):
+        findings += [*split_findings(asked), *answer_findings(asked)]
+    findings += repeat_findings(asked)
     findings += reuse_findings(asked, "questions")
     rows: dict[ImageRef, list[str]] = defaultdict(list)
     for one in [*asked, *corpus, *pairs]:
@@ -104,13 +106,16 @@ def _once(placed: Sequence[Placed]) -> list[Placed]:
     return kept
 
 
-def _without_repeats(findings: Sequence[Finding]) -> list[Finding]:
-    """Of two findings of one kind about one place, the first: the bytes of a line say more than its parser."""
-    first: dict[tuple[str, str], Finding] = {}
-    for one in findings:
-        key = (one.kind, one.where) if one.kind in ("not_utf8", "table_unreadable") else (str(one), "")
-        first.setdefault(key, one)
-    return list(first.values())
+def _told_once(of_files: Sequence[Finding], of_rows: Sequence[Finding]) -> list[Finding]:
+    """Both, without what parsers say of lines that are not UTF-8: the bytes of the file have told that line by line."""
+    foreign = {one.where.rpartition(":")[0]: one for one in of_files if one.kind == "not_utf8"}
+    utf16 = {path for path, one in foreign.items() if one.what.startswith("the file is")}
+    kept = [
+        one
+        for one in of_rows
+        if (path := one.where.rpartition(":")[0]) not in utf16 and not (one.kind == "not_utf8" and path in foreign)
+    ]
+    return list(dict.fromkeys([*of_files, *kept]))
 
 
 def _by_split(asked: Sequence[Placed]) -> dict[Split, list[Query]]:

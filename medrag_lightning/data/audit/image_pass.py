@@ -107,14 +107,15 @@ def _look(ref: ImageRef, store: ImageStore) -> ImageFacts:
 def _quiet() -> Iterator[None]:
     """What decoders say of a broken file is told as a finding; their own words may quote it."""
     logger = logging.getLogger("pydicom")
-    was = logger.disabled
-    logger.disabled = True
+    was, logger.propagate, nowhere = logger.propagate, False, logging.NullHandler()
+    logger.addHandler(nowhere)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.disabled = was
+        logger.propagate = was
+        logger.removeHandler(nowhere)
 
 
 def _here(refs: Sequence[ImageRef], store: ImageStore) -> Iterator[ImageFacts]:

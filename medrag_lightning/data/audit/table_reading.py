@@ -75,6 +75,7 @@ class TableRead:
         roots: the folders that its images lie under.
         files: the files of rows that it read.
         findings: about refused rows and unreadable files.
+        failed: whether it could not be read at all, so that what is missing says nothing.
     """
 
     roles: frozenset[Role]
@@ -83,6 +84,7 @@ class TableRead:
     roots: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    failed: bool = False
 
 
 def read_table(named: NamedTable) -> TableRead:
@@ -135,6 +137,7 @@ def _tried(read: Callable[[], Sequence[Record]], named: NamedTable, into: TableR
         into.findings += [row_finding(fault) for fault in error.faults]
     except TROUBLE as error:
         into.findings.append(_unreadable(named, error))
+    into.failed = True
     return []
 
 
