@@ -86,7 +86,7 @@ def _faults(options: Options, config: MergedConfig | None, built: BuiltTables) -
     return find_faults(
         built.tables,
         max_pixels=limit if isinstance(limit, int) and limit > 0 else 50_000_000,
-        only=only if only in ("closed", "open") else None,  # type: ignore[arg-type]
+        only=only if only in ("closed", "open") else None,
         workers=options.workers,
         telling=telling,
         cache_folder=folder if folder is not None and "${" not in str(folder) else None,

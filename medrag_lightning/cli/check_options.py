@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -47,45 +47,57 @@ class Options:
 def read_options(arguments: Sequence[str]) -> Options:
     """Reads the words after ``check``. ValueError for what is not understood."""
     configs, rest = split_arguments(arguments)
-    tables: list[Path] = []
-    settings: list[str] = []
-    parts: list[Part] = []
-    own: dict[str, str] = {}
-    words = list(rest)
-    while words:
-        word = words.pop(0)
+    words = _Words(list(rest), configs=list(configs))
+    while words.left:
+        words.take()
+    if words.tables and (words.configs or words.settings):
+        raise ValueError(f"check: {words.tables[0]} is a table, and -c names tables of its own; check them one after the other")
+    shown = _number(words.own, "--max_findings")
+    return Options(
+        configs=tuple(words.configs),
+        tables=tuple(words.tables),
+        settings=tuple(words.settings),
+        parts=tuple(dict.fromkeys(words.parts)),
+        json=Path(words.own["--json"]) if "--json" in words.own else None,
+        shown=SHOWN if shown is None else shown,
+        workers=_number(words.own, "--workers"),
+        cache="--no_cache" not in words.own,
+    )
+
+
+@dataclass(slots=True)
+class _Words:
+    """The words that are left, and what those before them were."""
+
+    left: list[str]
+    configs: list[str]
+    tables: list[Path] = field(default_factory=list)
+    settings: list[str] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    own: dict[str, str] = field(default_factory=dict)
+
+    def take(self) -> None:
+        """The next word, with the values that belong to it."""
+        word = self.left.pop(0)
         name, equals, value = word.partition("=")
         if name == "--only":
-            parts += _parts([value] if equals else list(_taken(words)))
+            self.parts += _parts([value] if equals else list(_taken(self.left)))
         elif name in ("--json", "--max_findings", "--workers"):
-            if not equals and not words:
+            if not equals and not self.left:
                 raise ValueError(f"check: {name} needs a value")
-            own[name] = value if equals else words.pop(0)
+            self.own[name] = value if equals else self.left.pop(0)
         elif word == "--no_cache":
-            own[word] = ""
+            self.own[word] = ""
         elif word.startswith("--"):
-            settings.append(word)
-            if not equals and words:
-                settings.append(words.pop(0))
+            self.settings.append(word)
+            if not equals and self.left:
+                self.settings.append(self.left.pop(0))
         elif word.startswith("-"):
             raise ValueError(f"check: {word!r} is not understood; see check --help")
         elif Path(word).suffix in (".yaml", ".yml"):
-            configs.append(word)
+            self.configs.append(word)
         else:
-            tables.append(Path(word))
-    if tables and (configs or settings):
-        raise ValueError(f"check: {tables[0]} is a table, and -c names tables of its own; check them one after the other")
-    shown = _number(own, "--max_findings")
-    return Options(
-        configs=tuple(configs),
-        tables=tuple(tables),
-        settings=tuple(settings),
-        parts=tuple(dict.fromkeys(parts)),
-        json=Path(own["--json"]) if "--json" in own else None,
-        shown=SHOWN if shown is None else shown,
-        workers=_number(own, "--workers"),
-        cache="--no_cache" not in own,
-    )
+            self.tables.append(Path(word))
 
 
 def _taken(words: list[str]) -> Iterator[str]:

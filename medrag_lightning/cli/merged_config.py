@@ -41,12 +41,14 @@ class MergedConfig:
         return ".".join(keys)
 
     def lines_of_items(self, *keys: str) -> list[str]:
-        """``file:line`` of each item of the list under nested keys, in the last file that sets it; empty if none does."""
-        for file in reversed(self.files):
-            node = _node(file.node, keys)
-            if isinstance(node, yaml.SequenceNode):
-                return [f"{file.path}:{item.start_mark.line + 1}" for item in node.value]
-        return []
+        """``file:line`` of each item of the list under nested keys, as the files replace it and append to it."""
+        lines: list[str] = []
+        for file in self.files:
+            for node, appends in _nodes(file.node, keys):
+                items = node.value if isinstance(node, yaml.SequenceNode) else []
+                mine = [f"{file.path}:{item.start_mark.line + 1}" for item in items]
+                lines = [*lines, *mine] if appends else mine
+        return lines
 
 
 def merge(files: Sequence[ConfigFile], arguments: Sequence[str] = ()) -> MergedConfig:
@@ -129,13 +131,14 @@ def _full_keys(key: str, values: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _node(node: yaml.Node | None, keys: Sequence[str]) -> yaml.Node | None:
-    """The node under nested keys, looking through ``init_args``."""
-    if not keys or not isinstance(node, yaml.MappingNode):
-        return node if not keys else None
-    for key, value in node.value:
-        if str(key.value).removesuffix("+") == keys[0]:
-            return _node(value, keys[1:])
-        if key.value == "init_args" and (found := _node(value, keys)) is not None:
-            return found
-    return None
+def _nodes(node: yaml.Node | None, keys: Sequence[str]) -> Iterator[tuple[yaml.Node, bool]]:
+    """The nodes under nested keys, looking through ``init_args``, and whether each appends (``key+:``)."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
+        name = str(key.value)
+        if name.removesuffix("+") == keys[0]:
+            if len(keys) == 1:
+                yield value, name.endswith("+")
+            else:
+                yield from _nodes(value, keys[1:])
+        elif name == "init_args":
+            yield from _nodes(value, keys)

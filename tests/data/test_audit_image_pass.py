@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from audit_files import encoded, picture, write_broken, write_dicoms
 from PIL import Image
+from test_dicom import write_dicom
 
 from medrag_lightning.data.audit import image_pass
 from medrag_lightning.data.audit.image_pass import THUMBNAIL_PX, image_facts
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.records import ImageRef
-from audit_files import encoded, picture, write_broken, write_dicoms
-from test_dicom import write_dicom
 
 LIMIT = 1_000_000
 
@@ -101,7 +101,8 @@ def test_items_of_arrays(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", images=images)
     Image.fromarray(images[1]).save(tmp_path / "one.png")
     path = str(tmp_path / "a.npz")
-    refs = [ImageRef(path, "images", 1), ImageRef(path, "images", 3), ImageRef(path, "other", 0), ImageRef(str(tmp_path / "one.png"))]
+    refs = [ImageRef(path, "images", 1), ImageRef(path, "images", 3), ImageRef(path, "other", 0)]
+    refs.append(ImageRef(str(tmp_path / "one.png")))
     facts = image_facts(refs, [tmp_path], workers=0)
     assert facts[refs[0]].pixels_sha256 == facts[refs[3]].pixels_sha256
     assert facts[refs[0]].size_px == (28, 28)

@@ -61,7 +61,7 @@ KINDS = (
     ),
     _kind(
         "key_missing",
-        r"key '(?P<key>\w+)' is missing",
+        r"key '(?P<key>\w+)' (?:\([^)]*\) )?is missing",
         "key '{key}' is missing",
         "add the key, or map it in the config: fields: {OURS: THEIRS}",
     ),
