@@ -19,15 +19,16 @@ from medrag_lightning.data.feeds import Feed, World
 from medrag_lightning.data.fusion_feed import FusionPlan
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.data.knowledge import KnowledgePlan
+from medrag_lightning.data.leak_guard import LeakGuard, OnLeak
 from medrag_lightning.data.noise import NoisePlan
 from medrag_lightning.data.pair_feed import PairPlan
 from medrag_lightning.data.preference_plan import PreferencePlan
 from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler
 from medrag_lightning.data.scoring_feed import ScoringPlan
 from medrag_lightning.data.searching import Searching
-from medrag_lightning.data.train_part import train_part as part_of_training
+from medrag_lightning.data.table_records import queries_by_split, unique_documents
 from medrag_lightning.interfaces import CandidateSource, CollatingStage, ServedStage, SplitChoosingStage, Table
-from medrag_lightning.records import Document, Query, Regime, Retrieved, Split, unique_by_id
+from medrag_lightning.records import Document, Query, Regime, Retrieved, Split
 
 RegimeName = Literal["retrieved", "none", "random", "oracle", "poisoned"]
 
@@ -66,6 +67,8 @@ class MedragData(L.LightningDataModule):
         preference: which preference pairs are built, and where they lie.
         train_part: which training questions there are: `all`, or a part of the patients such as `1/2`.
         own_reports: tables whose documents tell the reports of test studies, to find duplicates by; they are never evidence.
+        leaks: what `fit` does when held-out items share id, patient, study or picture with training questions: `refuse`, `warn`
+            (the numbers are then not those of new patients), or `ignore`, which does not look. See `data/leak_guard.py`.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True
@@ -98,6 +101,7 @@ class MedragData(L.LightningDataModule):
         knowledge: KnowledgePlan | None = None,
         preference: PreferencePlan | None = None,
         train_part: str = "all",
+        leaks: OnLeak = "refuse",
     ) -> None:
         super().__init__()
         check_names(tables, regimes, rivals or {}, noise, knowledge)
@@ -108,7 +112,7 @@ class MedragData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
         self.scoring, self.pairs, self.distillation, self.noise, self.fusion = scoring, pairs, distillation, noise, fusion
-        self.knowledge, self.preference = knowledge, preference
+        self.knowledge, self.preference, self.leaks = knowledge, preference, leaks
         self._begin()
 
     def _begin(self) -> None:
@@ -122,9 +126,13 @@ class MedragData(L.LightningDataModule):
         self._resume_from: dict[str, int] = {}
 
     def prepare_data(self) -> None:
-        """Builds the evidence store where it is missing (one process)."""
+        """Looks for leaks before training, and builds the evidence store where it is missing (one process)."""
         self._read_tables()
         if self._searches():
+            if self.trainer is not None and self.trainer.state.fn == "fit":
+                LeakGuard(self.leaks, self.cache_folder).check(
+                    {split: self.split_queries(split) for split in Split}, self._image_store()
+                )
             for source in (self.source, *self.rivals.values()):
                 source.prepare(self._documents, self._image_store(), self.evidence_folder())
 
@@ -280,19 +288,10 @@ class MedragData(L.LightningDataModule):
         return Position(epochs.processed, batches.processed if under_way else 0)
 
     def _read_tables(self) -> None:
-        if self._queries is not None:
-            return
-        queries = [query for table in self.tables for query in table.queries()]
-        unique_by_id(queries, "data.tables")
-        documents = [document for table in self.corpus for document in table.documents()]
-        unique_by_id(documents, "data.corpus")
-        kept = [query for query in queries if self.only in (None, str(query.answer_type))]
-        of_split = {split: [query for query in kept if query.split is split] for split in Split}
-        of_split[Split.TRAIN] = part_of_training(of_split[Split.TRAIN], self.train_part)
-        self._queries = {split: mine[: self.limits[split]] for split, mine in of_split.items()}
-        self._documents = documents
-        self._pair_documents = [document for table in self.pair_tables for document in table.documents()]
-        unique_by_id(self._pair_documents, "data.pair_tables")
+        if self._queries is None:
+            self._queries = queries_by_split(self.tables, self.only, self.train_part, self.limits)
+            self._documents = unique_documents(self.corpus, "data.corpus")
+            self._pair_documents = unique_documents(self.pair_tables, "data.pair_tables")
 
     def _image_store(self) -> ImageStore:
         roots = {root for table in [*self.tables, *self.corpus, *self.pair_tables] for root in table.roots()}
