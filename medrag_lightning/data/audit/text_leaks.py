@@ -34,13 +34,15 @@ def text_leaks(
     for seen, judged in split_pairs(queries):
         pairs = _pairs(texts[judged], texts[seen], common)
         if pairs:
-            what = f"{plural(len(pairs), 'question')} of {judged} have a report or long answer that {seen} has nearly word for word"
+            many = plural(len(pairs), "question")
+            what = f"{many} of {judged} have a report or long answer that {seen} has nearly word for word"
             found.append(leak_of("near_duplicate_report", pairs, what, REMEDY, "warning"))
     for judged in (Split.VAL, Split.TEST):
         pairs = _pairs(texts.get(judged, {}), library, common)
         if pairs:
+            many = plural(len(pairs), "question")
             what = (
-                f"{plural(len(pairs), 'question')} of {judged} have a report or long answer that a document of another patient, "
+                f"{many} of {judged} have a report or long answer that a document of another patient, "
                 "study and image says nearly word for word, so that the leak rule cannot see it"
             )
             found.append(leak_of("corpus_near_duplicate_report", pairs, what, REMEDY, "warning"))
