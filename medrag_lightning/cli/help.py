@@ -69,6 +69,9 @@ Trains, then tests the best weights. Without -c: the shipped default (smoke.yaml
                            folder: the newest run of that name; a file: the run it lies in. Another stage's weights are
                            named by init_from instead.
   --test_after_fit false   train only
+  --data.init_args.leaks refuse|warn|ignore
+                           what to do when validation or test items share patient, study, image or a near copy of one with
+                           training questions: refuse to train (default), warn and train, or do not look
   --seed_everything N      the seed of everything (default 0)
   --trainer.default_root_dir FOLDER
                            the run folder; by default a new one, runs/NAME-001, named after the last -c file

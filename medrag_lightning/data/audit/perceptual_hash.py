@@ -120,11 +120,14 @@ def _fine(images: Thumbnails, pool: Thumbnails, rows_B: NDArray[np.int64], place
 
 def _signs(grey_NHW: NDArray[np.uint8], frequencies: int) -> Floats:
     """Soft signs of the first frequencies of each side, of length 1 in all; the mean grey level is left out."""
-    basis_KH = _cosines(grey_NHW.shape[1])[:frequencies]
+    side = grey_NHW.shape[1]
+    basis_KH = _cosines(side)[:frequencies]
     signs_NKK = np.empty((len(grey_NHW), frequencies, frequencies), np.float32)
     for start in range(0, len(grey_NHW), BLOCK_ROWS):
         block = grey_NHW[start : start + BLOCK_ROWS].astype(np.float32)
-        wave = basis_KH @ block @ basis_KH.T
+        across = block.reshape(-1, side) @ basis_KH.T  # two products of large matrices instead of many of small ones
+        across = across.reshape(len(block), side, -1).transpose(0, 2, 1).reshape(-1, side) @ basis_KH.T
+        wave = across.reshape(len(block), frequencies, frequencies).transpose(0, 2, 1)
         wave[:, 0, 0] = 0
         softness = SOFTNESS * np.sqrt(np.mean(wave**2, axis=(1, 2), keepdims=True)) + 1e-6
         wave /= np.sqrt(wave**2 + softness**2)
