@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 CHUNK_BYTES = 1 << 20
+TOO_DEEP = "lists or objects are nested too deeply to be read; no file of ours is"
 
 
 @contextmanager
@@ -71,6 +74,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: {TOO_DEEP}") from error
 
 
 def sha256_file(path: str | Path) -> str:
@@ -98,12 +103,37 @@ def fingerprint(*parts: Any) -> str:
 
 def guard_path(path: str | Path, roots: Sequence[str | Path]) -> Path:
     """Gives `path` resolved, or raises ValueError unless it lies under one of `roots` (symbolic links followed)."""
+    if fault := name_fault(str(path)):
+        raise ValueError(f"{str(path)[:80]!r} {fault}")
     resolved = Path(path).resolve()
     allowed = [Path(root).resolve() for root in roots]
     if not any(resolved.is_relative_to(root) for root in allowed):
         listed = ", ".join(map(str, allowed)) or "none"
         raise ValueError(f"{path} lies outside the declared roots ({listed}); declare its folder as a root to allow it")
     return resolved
+
+
+def name_fault(path: str) -> str | None:
+    """Why `path` is no name of a file that may be opened, in words that follow the name; None if it is."""
+    if "\0" in path or any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
+        return "holds a control character; give the name of a file"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}|data:", path):  # one letter before the colon is a drive
+        return "is a URL; nothing is ever fetched: download it and name the file"
+    if path.startswith(("\\\\", "//")):
+        return "is a network path; copy the file to a local folder and name it there"
+    return None
+
+
+def file_fault(path: str | Path) -> str | None:
+    """Why `path` is not a plain file, in words that follow the name; None if it is. Opens nothing: a named pipe would hang."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return "is not there: no such file"
+    if stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return f"is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file"
 
 
 def _umask() -> int:

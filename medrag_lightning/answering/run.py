@@ -15,6 +15,7 @@ from medrag_lightning.data.images import ImageStore
 from medrag_lightning.data.module import MedragData
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.stages.reader_raft import ReaderRaft
+from medrag_lightning.yaml_files import compose_yaml
 
 
 def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None) -> Answerer:
@@ -50,6 +51,7 @@ def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | No
 
 def _instantiate(path: Path) -> tuple[ReaderRaft, MedragData]:
     variables = {**os.environ, "run_folder": str(path.parent)}
+    compose_yaml(path)
     text = re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], path, variables), path.read_text(encoding="utf-8"))
     told = yaml.safe_load(text)
     if not isinstance(told, dict) or not {"model", "data"} <= set(told):

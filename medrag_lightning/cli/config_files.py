@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from medrag_lightning.yaml_files import compose_yaml
+
 BASE = "base"
 DEFAULT_MODEL = ("stages/reader_raft", "readers/tiny")
 DEFAULT = (*DEFAULT_MODEL, "data/minihospital", "smoke")
@@ -100,15 +102,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def read_config(path: Path) -> ConfigFile:
-    """Reads one file. ValueError names file, line and column of a syntax error, a repeated key or a wrong top level."""
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ValueError(f"{path}{where}: not valid YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    """Reads one file. ValueError names file, line and column of a syntax error, a repeated key, a wrong top level or a bomb."""
+    node = compose_yaml(path)
     if node is not None and not isinstance(node, yaml.MappingNode):
         raise ValueError(f"{path}:{node.start_mark.line + 1}: expected `key: value` pairs at the top of a config file")
     if node is not None:

@@ -5,19 +5,24 @@ An array stored without compression (``np.savez``) is mapped from disk; a compre
 
 from __future__ import annotations
 
+import io
 import struct
 import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 MAX_COMPRESSED_BYTES = 4 << 30
+MAX_HEADER_BYTES = 1 << 16
+BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
+"""An array that unpacks to more than so many bytes, and to more than so many times its packed size, is a bomb. Pictures pack
+to a third; deflate reaches 1000 on zeros alone."""
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
     *(OSError, EOFError, ValueError, SyntaxError, RuntimeError, NotImplementedError),
@@ -51,7 +56,8 @@ def read_headers(path: str | Path) -> dict[str, ArrayHeader]:
 
 
 def read_array(path: str | Path, name: str) -> NDArray[Any]:
-    """One whole array of an ``.npz`` file, read into memory. ValueError when it is missing or damaged."""
+    """One whole array of an ``.npz`` file, read into memory. ValueError when it is missing or damaged, or no honest one."""
+    read_headers(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             values: NDArray[Any] = arrays[name]
@@ -112,15 +118,31 @@ class ArrayFile:
 
 
 def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayHeader:
+    if info.file_size > BOMB_BYTES and info.file_size > BOMB_RATIO * max(info.compress_size, 1):
+        raise ValueError(
+            f"{info.filename} unpacks {info.compress_size} bytes to {info.file_size}: a bomb, or an array of almost nothing but "
+            "one value; save it with np.savez (no compression) if it is meant"
+        )
     with archive.open(info) as stream:
         version = npy.read_magic(stream)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
         if read is None:
             raise ValueError(f"{info.filename} has the unknown .npy version {version}")
-        shape, fortran_order, dtype = read(stream)
+        shape, fortran_order, dtype = read(_short_header(info.filename, stream, version))
     if dtype.hasobject:
         raise ValueError(f"{info.filename} holds Python objects (a pickle), which is refused")
+    if min(shape, default=0) < 0 or int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize > info.file_size:
+        raise ValueError(f"{info.filename} says that it has the shape {shape}, but is too short for it")
     return ArrayHeader(shape, dtype, info.compress_type == zipfile.ZIP_STORED and not fortran_order)
+
+
+def _short_header(name: str, stream: IO[bytes], version: tuple[int, int]) -> IO[bytes]:
+    """The header alone, after its length was looked at: numpy reads it whole first, whatever length it claims."""
+    length = stream.read(2 if version == (1, 0) else 4)
+    count = int.from_bytes(length, "little")
+    if count > MAX_HEADER_BYTES:
+        raise ValueError(f"{name} claims a header of {count} bytes, which no array has")
+    return io.BytesIO(length + stream.read(count))
 
 
 def _map(path: Path, name: str, header: ArrayHeader) -> NDArray[np.uint8]:

@@ -7,7 +7,9 @@ PS3.3 C.11.2.1.2; the image's own minimum and maximum where it has none), and in
 from __future__ import annotations
 
 import importlib.util
+import io
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,12 @@ ALLOWED = (
     "VOILUTFunction",
 )
 MAGIC_AT_BYTE = 128
-DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, OverflowError, struct.error)
+DEFLATED = "1.2.840.10008.1.2.1.99"
+"""The transfer syntax that packs the header too: reading any of it unpacks all of it, however large that is."""
+DAMAGE = (
+    *(OSError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, OverflowError),
+    *(RecursionError, MemoryError, struct.error),
+)
 """What pydicom raises on a damaged file."""
 
 
@@ -70,6 +77,7 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     """The image as uint8 (H, W) or (H, W, 3). Call `read_size_px` first: this decodes."""
     data = _read(path, stop_before_pixels=False)
     kind = str(data.get("PhotometricInterpretation", ""))
+    _check_packed_size(path, data)
     try:
         from pydicom.pixels import pixel_array
 
@@ -84,6 +92,44 @@ def read_pixels(path: Path) -> NDArray[np.uint8]:
     raise ValueError(
         f"{path}: DICOM photometric interpretation {kind!r} ({pixels.dtype} {pixels.shape}) is not read; export it as PNG"
     )
+
+
+def _refuse_deflated(path: Path) -> None:
+    from pydicom.errors import InvalidDicomError
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+    except (*DAMAGE, NotImplementedError, InvalidDicomError):
+        return  # reading the file proper says what is wrong with it
+    if syntax == DEFLATED:
+        raise ValueError(
+            f"{path}: the DICOM file is deflated as a whole (transfer syntax {DEFLATED}), so its size is not known before it is "
+            "unpacked; save it uncompressed or as JPEG"
+        )
+
+
+def _check_packed_size(path: Path, data: Any) -> None:
+    """Refuses a packed picture (JPEG, JPEG 2000) inside whose own size is not the one that the header was checked with."""
+    syntax = data.file_meta.get("TransferSyntaxUID") if hasattr(data, "file_meta") else None
+    if syntax is None or not syntax.is_compressed or "RLE" in syntax.name or "PixelData" not in data:
+        return
+    from PIL import Image
+    from pydicom.encaps import get_frame
+
+    told = (int(data.Columns), int(data.Rows))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            size = Image.open(io.BytesIO(get_frame(data.PixelData, 0, number_of_frames=1))).size
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: the picture inside the DICOM file is not {told[0]} x {told[1]} pixels: {error}") from error
+    except DAMAGE:
+        return  # a codec that Pillow does not know; decoding says so
+    if size != told:
+        raise ValueError(
+            f"{path}: the picture inside the DICOM file is {size[0]} x {size[1]} pixels, its header says {told[0]} x {told[1]}"
+        )
 
 
 def _window(path: Path, pixels: NDArray[Any], data: Any) -> NDArray[np.uint8]:
@@ -142,6 +188,7 @@ def _read(path: Path, *, stop_before_pixels: bool) -> Any:
     import pydicom
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
+    _refuse_deflated(path)
     tags = list(ALLOWED) if stop_before_pixels else [*ALLOWED, "PixelData"]
     try:
         data = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels, specific_tags=tags)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medrag_lightning.artifacts import guard_path
+from medrag_lightning.artifacts import file_fault, guard_path
 from medrag_lightning.data import dicom
 from medrag_lightning.data.arrays import ArrayFile
 from medrag_lightning.records import ImageRef
@@ -21,7 +21,10 @@ from medrag_lightning.records import ImageRef
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP")
 KINDS = "PNG, JPEG, TIFF, WebP, DICOM, or an item of an .npz array"
 WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-BROKEN = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
+BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError),
+    *(AttributeError, RecursionError, MemoryError, struct.error, zlib.error),
+)
 """What Pillow raises on a damaged file, by format."""
 
 
@@ -82,8 +85,9 @@ class ImageStore:
 
     def _guard(self, ref: ImageRef) -> Path:
         path = guard_path(ref.path, self.roots)
-        if not path.is_file():
-            raise ValueError(f"{ref.path}: there is no such image file")
+        if fault := file_fault(path):
+            told = f": it {fault}" if path.exists() else ""
+            raise ValueError(f"{ref.path}: there is no such image file{told}")
         return path
 
     def _array_file(self, path: Path) -> ArrayFile:

@@ -15,10 +15,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from medrag_lightning.artifacts import TOO_DEEP, file_fault
 from medrag_lightning.data.rows import Row
 
 PICKLES = (".pkl", ".pickle", ".p", ".pt", ".pth")
 KINDS = ".jsonl, .ndjson, .json, .csv, .tsv, .txt (tab separated) or .parquet, all but parquet also as .gz"
+MAX_LINE_BYTES = 16 << 20
+MAX_JSON_BYTES = 1 << 30
+"""A longer line of JSON, or a longer JSON list, is refused before it is parsed, packed files as they are unpacked."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -38,8 +42,8 @@ def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> Iterato
             f"{path}: a pickle runs code when it is opened, so it is refused; export it once, where you trust it, to JSON "
             "(a list of objects) and name that file"
         )
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    if fault := file_fault(path):
+        raise ValueError(f"{path}: {fault}" if path.exists() else f"{path}: no such file")
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if columns is not None and kind not in (".csv", ".tsv", ".txt"):
         raise ValueError(f"{path}: columns {list(columns)} are given, but only CSV and TSV files can lack a header line")
@@ -77,7 +81,10 @@ def _row(path: Path, line: int, value: Any, group: str = "") -> Row:
 
 def _jsonl(path: Path) -> Iterator[Row]:
     with _open(path) as stream:
-        for line, raw in enumerate(stream, start=1):
+        for line, raw in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            if len(raw) > MAX_LINE_BYTES:
+                yield Row(path, line, problem=f"the line has more than {MAX_LINE_BYTES >> 20} MiB; nothing after it is read")
+                return
             try:
                 text = raw.decode("utf-8-sig" if line == 1 else "utf-8").strip()
                 if text:
@@ -88,11 +95,16 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 yield Row(path, line, problem=f"not valid JSON: {error.msg} at column {error.colno}")
             except ValueError as error:
                 yield Row(path, line, problem=str(error))
+            except RecursionError:
+                yield Row(path, line, problem=TOO_DEEP)
 
 
 def _json(path: Path) -> Iterator[Row]:
     with _open(path) as stream:
-        data = stream.read()
+        data = stream.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        yield Row(path, 1, problem=f"more than {MAX_JSON_BYTES >> 20} MiB of JSON in one list; save it as JSON lines (.jsonl)")
+        return
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -114,6 +126,8 @@ def _json(path: Path) -> Iterator[Row]:
         yield Row(path, error.lineno, problem=f"not valid JSON: {error.msg} at column {error.colno}")
     except ValueError as error:
         yield Row(path, scan.line(), problem=str(error))
+    except RecursionError:
+        yield Row(path, scan.line(), problem=TOO_DEEP)
 
 
 def _json_object(path: Path, scan: _Scan) -> Iterator[Row]:

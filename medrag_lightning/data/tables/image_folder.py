@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from medrag_lightning.artifacts import name_fault
 from medrag_lightning.records import ImageRef
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
@@ -35,10 +36,10 @@ class ImageFolder:
         """The image called `name`; ``arrays.npz#images/3`` names an item of an array.
 
         Raises:
-            ValueError: the name is a URL, leads out of the folder, or (with `check`) there is no such file.
+            ValueError: the name is a URL, a network path or holds control characters, leads out of the folder, or (with `check`) there is no such file.
         """
-        if "://" in name or name.startswith("data:"):
-            raise ValueError(f"image {name[:60]!r} is a URL; download it under {self.root} and name the file")
+        if fault := name_fault(name):
+            raise ValueError(f"image {name[:60]!r} {fault}")
         named = ImageRef.parse(name)
         root = str(self.root)
         path = os.path.normpath(os.path.join(root, named.path))  # noqa: PTH118 - pathlib is 5 times slower, rows are millions
