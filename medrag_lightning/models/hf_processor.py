@@ -12,12 +12,12 @@ import torch
 from PIL.Image import Image, Resampling, new
 
 from medrag_lightning.batches import EncodedPrompts, Prompt, Role, Segment
+from medrag_lightning.models.plain_text import WORD_JOINT, PlainText, SpecialCount
 from medrag_lightning.models.prompt_pieces import Pieces, encode_shared, vision_of
 from medrag_lightning.models.token_roles import RoleFinder, text_groups
 
 logger = logging.getLogger(__name__)
 
-_WORD_JOINT = "\u200b"  # zero-width space: keeps a text readable while it stops being a special token
 _PROBE = "Qq7zkv"  # an answer that no template contains
 _MIN_SIDE_PX = 28
 _MAX_ASPECT = 180.0
@@ -27,7 +27,8 @@ class HfProcessor:
     """Renders, tokenises and batches prompts for one reader.
 
     A text can never become a special token: every special token of the tokenizer that occurs in a prompt's own text (say,
-    ``<image>`` in a report) is broken with a zero-width space after its first character, and the result is checked.
+    ``<image>`` in a report) is broken with a zero-width space after its first character, and finished prompts are counted
+    through (`plain_text.py`).
 
     Args:
         processor: a Hugging Face processor with ``tokenizer``, ``image_token`` and a chat template.
@@ -44,10 +45,11 @@ class HfProcessor:
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token_id is None:  # padding is masked, so any token will do
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        self._special = sorted({*special.values(), processor.image_token}, key=lambda token: (-len(token), token))
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self.special_ids = frozenset(special) | {self.image_token_id}
         self._lead, self.end_id = self._answer_frame()
+        self._plain = PlainText(self.tokenizer, processor.image_token, self._frame())
+        self._count = SpecialCount(self._plain.ids | self.special_ids, self._ids_of(processor.image_token), self._begun, self.render)
         if date.today().isoformat() in self.render(Prompt((Segment(Role.QUESTION, "x"),))):
             logger.warning("the reader's chat template writes today's date into every prompt; set a system message instead")
         self._block_of_size: dict[tuple[int, int], list[int]] = {}
@@ -64,6 +66,8 @@ class HfProcessor:
         if roles:
             self._pieces.learn(self, texts)
         encoded = encode_shared(self, self._pieces, prompts, texts) if share_images else self._encode(prompts, texts)
+        blocks = [[self.image_block(image.size) for image in prompt.images] for prompt in prompts]
+        self._count.check(prompts, encoded.ids_PT, encoded.mask_PT, blocks)
         if not roles:
             return encoded
         return replace(encoded, roles=self._roles.find(self, self._pieces, prompts, texts, encoded.ids_PT, encoded.mask_PT))
@@ -86,7 +90,7 @@ class HfProcessor:
         stop = {self.end_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id}
         end = next((i for i, token in enumerate(ids) if token in stop), len(ids))
         text: str = self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
-        return text.replace(_WORD_JOINT, "").strip()
+        return text.replace(WORD_JOINT, "").strip()
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Length of the prompt in tokens: the text's exact length, images by the count measured once for each size."""
@@ -107,16 +111,8 @@ class HfProcessor:
         return self.template(messages, generation=True)
 
     def escape(self, text: str) -> str:
-        """`text` with every special token in it broken by a zero-width space; other texts are returned unchanged."""
-        if not any(token in text for token in self._special):
-            return text
-        original = text
-        for token in self._special:
-            text = text.replace(token, token[0] + _WORD_JOINT + token[1:])
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if self.special_ids.intersection(ids):
-            raise ValueError(f"the text {original[:80]!r} holds a special token that cannot be escaped; remove it")
-        return text
+        """`text` with every special token and chat tag in it broken; other texts are returned unchanged. See `PlainText`."""
+        return self._plain.escape(text)
 
     def fit(self, image: Image) -> Image:
         """`image` scaled down to the largest allowed side; the same object where it already fits."""
@@ -167,6 +163,18 @@ class HfProcessor:
         """Whether the template has written the begin token already."""
         bos = self.tokenizer.bos_token
         return bool(bos) and all(text.startswith(bos) for text in texts)
+
+    def _ids_of(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _begun(self, text: str) -> list[int]:
+        return [*self.begin_ids([text]), *self._ids_of(text)]
+
+    def _frame(self) -> str:
+        """What the chat template writes around the texts of a conversation."""
+        turns = [{"role": role, "content": [{"type": "text", "text": _PROBE}]} for role in ("user", "assistant", "user")]
+        return self.template(turns, generation=True).replace(_PROBE, "\n")
 
     def _answer_frame(self) -> tuple[str, int]:
         """What the template puts between the generation prompt and an answer, and the token that ends the turn."""
