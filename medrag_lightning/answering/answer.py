@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from medrag_lightning.metrics import is_inconsistent
 from medrag_lightning.records import AnswerType, Candidate, Channel, Prediction
 
+NO_WORDS = "the reader's words fit none of the choices"
+NO_ANSWER = "the reader gave no words"
+NO_THRESHOLD_FOR_WORDS = "no probability is known for free text, so the threshold for abstaining does not apply to it"
 NO_EVIDENCE = "no evidence was found: the answer rests on the question and its image alone"
 
 
@@ -30,15 +34,19 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer with its grounds.
+    """An answer with its grounds. Printed, it is a few lines to read; `to_json` gives it as plain JSON.
 
     Attributes:
-        text: the answer; None where the reader's words fit no choice, or there were none.
+        text: the answer; None where the reader's words fit no choice, or there were none. Also there when the system abstains.
         choices: the closed answers that were allowed; empty for an open question.
         logp_nats: log-probability of each choice, normalised over the choices.
         citations: the candidates, best first.
         warnings: what to be wary of, in words.
         prediction: everything else, as the verb `test` keeps it.
+        probability: of `text` among the choices; None for free text, and where the words fit no choice.
+        abstained: whether the system declines to answer: `probability` is under the threshold, or there is no answer.
+        reason: why it abstained, in words; empty where it did not.
+        seconds: how long each step took: ``retrieve``, ``encode``, ``read``.
     """
 
     text: str | None
@@ -47,19 +55,63 @@ class Answer:
     citations: tuple[Citation, ...]
     warnings: tuple[str, ...]
     prediction: Prediction
+    probability: float | None = None
+    abstained: bool = False
+    reason: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, prediction: Prediction, candidates: Sequence[Candidate], low_margin: float) -> Answer:
-        """The answer that a prediction from `candidates` amounts to."""
+    def of(
+        cls,
+        prediction: Prediction,
+        candidates: Sequence[Candidate],
+        low_margin: float,
+        abstain_below: float | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> Answer:
+        """The answer that a prediction from `candidates` amounts to; `abstain_below` as in `Answerer`."""
+        probability = probability_of(prediction)
+        reason = _reason(prediction, probability, abstain_below)
         citations = tuple(_citation(prediction, candidates[k], k) for k in range(len(candidates)))
         return cls(
             prediction.answer,
             prediction.choices,
             prediction.logp_nats,
             citations,
-            tuple(_warnings(prediction, citations, low_margin)),
+            tuple(_warnings(prediction, citations, low_margin, abstain_below)),
             prediction,
+            probability,
+            bool(reason),
+            reason,
+            dict(seconds or {}),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; see `telling.answer_as_json`."""
+        from medrag_lightning.answering.telling import answer_as_json
+
+        return answer_as_json(self)
+
+    def __str__(self) -> str:
+        """A few lines to read; see `telling.answer_as_text`."""
+        from medrag_lightning.answering.telling import answer_as_text
+
+        return answer_as_text(self)
+
+
+def probability_of(prediction: Prediction) -> float | None:
+    """The probability of a closed question's answer among its choices, in [0, 1]; None where there is none."""
+    if prediction.answer is None or prediction.answer not in prediction.choices or not prediction.logp_nats:
+        return None
+    return min(1.0, math.exp(prediction.logp_nats[prediction.choices.index(prediction.answer)]))
+
+
+def _reason(prediction: Prediction, probability: float | None, abstain_below: float | None) -> str:
+    if prediction.answer is None:
+        return NO_WORDS if prediction.answer_type is AnswerType.CLOSED else NO_ANSWER
+    if abstain_below is None or probability is None or probability >= abstain_below:
+        return ""
+    return f"its probability {probability:.3f} is below {abstain_below:g}, under which this system abstains"
 
 
 def _citation(prediction: Prediction, candidate: Candidate, k: int) -> Citation:
@@ -76,7 +128,9 @@ def _citation(prediction: Prediction, candidate: Candidate, k: int) -> Citation:
     )
 
 
-def _warnings(prediction: Prediction, citations: Sequence[Citation], low_margin: float) -> list[str]:
+def _warnings(
+    prediction: Prediction, citations: Sequence[Citation], low_margin: float, abstain_below: float | None
+) -> list[str]:
     found = []
     if not citations:
         found.append(NO_EVIDENCE)
@@ -91,4 +145,6 @@ def _warnings(prediction: Prediction, citations: Sequence[Citation], low_margin:
         found.append("the candidates, read alone, lead to different answers")
     if unlicensed := [citation.document_id for citation in citations if not citation.license]:
         found.append(f"the licence of {', '.join(unlicensed)} is not known")
+    if abstain_below is not None and prediction.answer_type is AnswerType.OPEN:
+        found.append(NO_THRESHOLD_FOR_WORDS)
     return found

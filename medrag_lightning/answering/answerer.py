@@ -4,6 +4,7 @@ for studying retrieval and reading, and no one may be diagnosed or treated by th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
 from medrag_lightning.reading.steered_systems import steered_systems
 from medrag_lightning.records import AnswerType, Candidate, Document, ImageRef, Query, Regime, Split, shares_identity
 
+MOST_CHARS, MOST_CHOICES = 10_000, 1000
+
 
 class Answerer:
     """Answers single questions exactly as the verb `test` would: the same prompts byte for byte, the same numbers.
@@ -39,6 +42,8 @@ class Answerer:
         template, fusion, evidence, max_new_tokens, closed_answers: as of the stage `reader_raft`.
         steering: that of the run's own source, if it is steered; needs evidence ``all_in_one_prompt``.
         low_margin: a closed answer less than this much likelier than the next one is given with a warning.
+        abstain_below: a closed answer of a smaller probability is abstained from; None never abstains for that. Choose it on
+            validation questions (the verb `report` suggests one), never on those of the test.
     """
 
     def __init__(
@@ -55,9 +60,11 @@ class Answerer:
         closed_answers: ClosedReading = "scored",
         low_margin: float = 0.1,
         steering: Steering | None = None,
+        abstain_below: float | None = None,
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
+        self.abstain_below = abstain_below
         self.source, self.reader, self.open_image, self.low_margin = source, reader, open_image, low_margin
         self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers)
         one_per_prompt = evidence == "one_per_prompt"
@@ -67,6 +74,18 @@ class Answerer:
         if isinstance(reader, torch.nn.Module):
             reader.eval()
         source.load(documents, self._open, folder)
+
+    @property
+    def abstain_below(self) -> float | None:
+        """The probability under which a closed answer is abstained from; ValueError when it is set to no probability."""
+        return self._abstain_below
+
+    @abstain_below.setter
+    def abstain_below(self, probability: float | None) -> None:
+        """Sets it."""
+        if probability is not None and not 0 <= probability <= 1:
+            raise ValueError(f"abstain_below must be a probability in [0, 1] or None, got {probability}")
+        self._abstain_below = probability
 
     @classmethod
     def from_run(cls, config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None) -> Answerer:
@@ -92,10 +111,10 @@ class Answerer:
             patient_id, study_id: where known, evidence of that patient or study is left out. Copies of the image always are.
 
         Raises:
-            ValueError: the question is blank, the image cannot be opened, or there is a single choice.
+            ValueError: the question is blank or too long, the image cannot be opened, or the choices are one, many, blank or
+                repeated.
         """
-        if not question.strip():
-            raise ValueError("the question is blank")
+        _check_asked(question, choices)
         ref = None if image is None else self._remember(image)
         kind = AnswerType.CLOSED if choices else AnswerType.OPEN
         name = "asked-" + fingerprint(question, str(ref), list(choices))[:12]
@@ -108,9 +127,14 @@ class Answerer:
 
     def answer(self, query: Query) -> Answer:
         """Answers a query whose image, if it has one, `open_image` opens."""
+        start = time.perf_counter()
         example = self.example(query)
-        (reading,) = self.batch_reader.read(self.encode(example).to(self._device()))
-        return Answer.of(reading.prediction, example.candidates, self.low_margin)
+        found = time.perf_counter()
+        batch = self.encode(example).to(self._device())
+        encoded = time.perf_counter()
+        (reading,) = self.batch_reader.read(batch)
+        seconds = {"retrieve": found - start, "encode": encoded - found, "read": time.perf_counter() - encoded}
+        return Answer.of(reading.prediction, example.candidates, self.low_margin, self.abstain_below, seconds)
 
     def example(self, query: Query) -> Example:
         """The query with its candidates and all images opened. ValueError if a candidate shares an identity with the query."""
@@ -141,6 +165,17 @@ class Answerer:
         if isinstance(self.reader, torch.nn.Module):
             return next((p.device for p in self.reader.parameters()), torch.device("cpu"))
         return torch.device("cpu")
+
+
+def _check_asked(question: str, choices: Sequence[str]) -> None:
+    if not question.strip():
+        raise ValueError("the question is blank")
+    if len(question) > MOST_CHARS or any(len(choice) > MOST_CHARS for choice in choices):
+        raise ValueError(f"the question or a choice has more than {MOST_CHARS} characters; ask one question at a time")
+    if isinstance(choices, str) or any(not choice.strip() for choice in choices):
+        raise ValueError(f"choices must be a list of words, none of them blank, got {choices!r}")
+    if len(choices) > MOST_CHOICES:
+        raise ValueError(f"{len(choices)} choices are more than {MOST_CHOICES}; ask an open question instead")
 
 
 def _refuse_leak(query: Query, candidate: Candidate) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from medrag_lightning import __version__
+from medrag_lightning.cli.extras import require_extra
 from medrag_lightning.cli.help import VERB_HELP, help_text
 from medrag_lightning.cli.outcome import tell, user_errors
 
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         if {"-h", "--help"} & set(rest):
             tell(VERB_HELP[verb], sys.stdout)
             return
+        require_extra(verb)
         os.environ.setdefault("GOMP_SPINCOUNT", "0")  # idle OpenMP threads otherwise spin: 30x slower on a busy machine
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         _run(verb, rest)
@@ -53,6 +55,10 @@ def _run(verb: str, rest: list[str]) -> None:
         from medrag_lightning.cli.check import run_check
 
         run_check(rest)
+    elif verb == "answer":
+        from medrag_lightning.cli.answer import run_answer
+
+        run_answer(rest)
     elif verb == "pairs":
         from medrag_lightning.cli.pairs import run_pairs
 

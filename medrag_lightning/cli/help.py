@@ -16,6 +16,7 @@ verbs:
   predict    answers to queries that may have none yet, or (stages/embed) vectors of the corpus
   index      a search index over an evidence store
   pairs      preference pairs from a score table, to tune a reader on
+  answer     a bundle asked one question, or every question of a file
   run        a recipe: several of these in a row, each its own process, resumable
   report     what a run learned and how it answers: one HTML file that opens offline
   check      data, leaks, configuration and machine, before anything is trained: every fault at once, with its line
@@ -190,6 +191,34 @@ called wrongly, else 0.
   python -m medrag_lightning check -c data/vqa_rad
   python -m medrag_lightning check train.jsonl test.jsonl --only data
   python -m medrag_lightning check -c my_data.yaml --json findings.json --max_findings 0
+""",
+    "answer": """\
+usage: python -m medrag_lightning answer BUNDLE --question TEXT [--image FILE] [--choices A,B,...]
+       python -m medrag_lightning answer BUNDLE --jsonl IN.jsonl --output OUT.jsonl [--images FOLDER]
+
+Asks a bundle, as the verb `export` writes it, and tells the answer, how sure the system is, whether it abstains and why, the
+evidence with weights and licences, what to be wary of, and how long each step took. It needs the extra `runtime` alone:
+pip install 'medrag-lightning[runtime]'. A research tool: nothing it says may guide the care of a patient.
+
+  --question TEXT        the question
+  --image FILE           its image: PNG, JPEG, TIFF, WebP, DICOM, or an item of an array, arrays.npz#images/3
+  --choices A,B,...      the answers that are allowed ('["a, b", "c"]' where they hold commas); without it, free text
+  --patient_id ID        evidence of this patient is left out (--study_id likewise). Copies of the image always are.
+                         Write ids as the tables of the corpus do: DATASET:ID. They are never printed
+  --format text|json     lines to read (default), or one line of JSON
+  --abstain_below P      abstains from a closed answer whose probability is smaller: a number in [0, 1], none, or bundle
+                         (default: the bundle's own threshold)
+  --device DEVICE        cpu (default), cuda, cuda:1
+
+  --jsonl IN.jsonl       a question a line: question, and where wanted id, image, choices (a list), patient_id, study_id
+  --output OUT.jsonl     a line for every line, in the same order; a bad one gets a row with `error` in it, the others their
+                         answers. The same command again goes on where it was interrupted
+  --images FOLDER        image names are relative to it, and none may lead out of it (default: the folder of IN.jsonl)
+
+In Python:
+  from medrag_lightning import load_bundle
+  system = load_bundle("BUNDLE")
+  print(system.ask("is there an effusion?", image="film.png", choices=["yes", "no"]))
 """,
     "run": """\
 usage: python -m medrag_lightning run RECIPE [--VARIABLE VALUE ...] [--folder FOLDER] [--dry_run]

@@ -120,8 +120,8 @@ class ArrayFile:
 def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayHeader:
     if info.file_size > BOMB_BYTES and info.file_size > BOMB_RATIO * max(info.compress_size, 1):
         raise ValueError(
-            f"{info.filename} unpacks {info.compress_size} bytes to {info.file_size}: a bomb, or an array of almost nothing but "
-            "one value; save it with np.savez (no compression) if it is meant"
+            f"{info.filename} unpacks {info.compress_size} bytes to {info.file_size}: a bomb, or an array of almost "
+            "nothing but one value; save it with np.savez (no compression) if it is meant"
         )
     with archive.open(info) as stream:
         version = npy.read_magic(stream)

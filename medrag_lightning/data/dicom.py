@@ -104,8 +104,8 @@ def _refuse_deflated(path: Path) -> None:
         return  # reading the file proper says what is wrong with it
     if syntax == DEFLATED:
         raise ValueError(
-            f"{path}: the DICOM file is deflated as a whole (transfer syntax {DEFLATED}), so its size is not known before it is "
-            "unpacked; save it uncompressed or as JPEG"
+            f"{path}: the DICOM file is deflated as a whole (transfer syntax {DEFLATED}), so its size is not known before "
+            "it is unpacked; save it uncompressed or as JPEG"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -43,7 +44,8 @@ class Pretrained:
         max_image_side_px: larger images are scaled down (JOMED: 256).
         attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ...; None is the library's choice.
         revision: branch, tag or commit of the hub repository.
-        trust_remote_code: run Python code from the hub repository. Off unless you set it; no preset needs it.
+        trust_remote_code: run Python code from the hub repository. Off unless you set it; no preset needs it. `revision` must then
+            be the whole commit: what is run is what was read.
     """
 
     def __init__(
@@ -60,6 +62,11 @@ class Pretrained:
             raise ValueError(
                 f"quantization {quantization!r} needs bitsandbytes, which is not installed; "
                 "install the extra: pip install 'medrag-lightning[gpu]'"
+            )
+        if trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+            raise ValueError(
+                f"trust_remote_code runs Python code from {name!r}; name the commit that you have read by revision, all 40 digits "
+                f"of it (a branch or a tag may change), got revision {revision!r}"
             )
         self.name = name
         self.dtype = dtype

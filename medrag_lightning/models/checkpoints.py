@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from medrag_lightning.checkpoint_files import read_checkpoint_file
 
 
 def read_trained(path: str, stage: str | tuple[str, ...], prefix: str, who: str) -> tuple[Any, dict[str, Tensor]]:
@@ -26,10 +28,9 @@ def read_trained(path: str, stage: str | tuple[str, ...], prefix: str, who: str)
         ValueError: there is no such file, or another stage or program wrote it.
     """
     stages = (stage,) if isinstance(stage, str) else stage
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: there is no such checkpoint; fit the stage {stages[0]} first") from error
+    if not Path(path).exists():
+        raise ValueError(f"{path}: there is no such checkpoint; fit the stage {stages[0]} first")
+    checkpoint = read_checkpoint_file(path)
     head = checkpoint.get("medrag")
     if head is None or head["stage"] not in stages:
         found = "not of medrag_lightning" if head is None else f"of stage {head['stage']!r}"

@@ -49,7 +49,8 @@ class HfProcessor:
         self.special_ids = frozenset(special) | {self.image_token_id}
         self._lead, self.end_id = self._answer_frame()
         self._plain = PlainText(self.tokenizer, processor.image_token, self._frame())
-        self._count = SpecialCount(self._plain.ids | self.special_ids, self._ids_of(processor.image_token), self._begun, self.render)
+        guarded = self._plain.ids | self.special_ids
+        self._count = SpecialCount(guarded, self._ids_of(processor.image_token), self._begun, self.render)
         if date.today().isoformat() in self.render(Prompt((Segment(Role.QUESTION, "x"),))):
             logger.warning("the reader's chat template writes today's date into every prompt; set a system message instead")
         self._block_of_size: dict[tuple[int, int], list[int]] = {}

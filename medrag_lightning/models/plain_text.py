@@ -2,7 +2,7 @@
 
 Two locks. `PlainText.escape` breaks every special token, and every tag of the chat template (``<|user|>``, ``[INST]``,
 ``ASSISTANT:``), that stands in a text. `SpecialCount.check` then counts, in the finished ids of every prompt, the special
-tokens and image placeholders, and refuses a prompt that holds another number of any of them than its template and its images make.
+tokens and image placeholders, and refuses a prompt that holds another number of any than its template and its images make.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class PlainText:
     def escape(self, text: str) -> str:
         """`text` with every such token in it broken by a zero-width space; other texts are returned unchanged.
 
-        Only insertions are made. Where the tokenizer normalises texts, so that another spelling would become a token, all brackets
-        of the text are broken.
+        Only insertions are made. Where the tokenizer normalises texts, so that another spelling would become a token, all
+        brackets of the text are broken.
 
         Raises:
             ValueError: the tokenizer makes a special token of it however it is broken.

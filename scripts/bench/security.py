@@ -1,4 +1,4 @@
-"""What the project refuses: bombs, hostile names, pickles, and identifiers that must not leak. Prints a table and one JSON line.
+"""What the project refuses: bombs, hostile names, pickles, identifiers that must not leak. Prints a table and one JSON line.
 
     python scripts/bench/security.py
     python scripts/bench/security.py --only bombs paths

@@ -151,7 +151,9 @@ def _texts(folder: Path) -> Iterable[Drill]:
     (folder / "digits.jsonl").write_text('{"id": ' + "9" * 1_000_000 + "}\n")
     with gzip.open(folder / "line.jsonl.gz", "wb", 9) as stream:
         stream.write(b'{"id": "' + bytes(ZEROS).replace(b"\0", b"a") + b'"}')
-    yield from (Drill("JSON", n, lambda n=n: rows(folder / n)) for n in ("deep.jsonl", "deep.json", "digits.jsonl", "line.jsonl.gz"))
+    yield from (
+        Drill("JSON", n, lambda n=n: rows(folder / n)) for n in ("deep.jsonl", "deep.json", "digits.jsonl", "line.jsonl.gz")
+    )
     yield Drill("JSON", "deep manifest", lambda: read_json(folder / "deep.json"))
     laughs = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n"
     laughs += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "stages"))
 from toy import COLOURS, ToySource, data, stage, trainer
 
 from medrag_lightning.answering import Answerer
-from medrag_lightning.answering.answer import NO_EVIDENCE, Answer
+from medrag_lightning.answering.answer import NO_ANSWER, NO_EVIDENCE, NO_THRESHOLD_FOR_WORDS, NO_WORDS, Answer
 from medrag_lightning.batches import Steering, pixel_sha256
 from medrag_lightning.interfaces import OpenImage
 from medrag_lightning.mixture import Fusion
@@ -249,3 +251,70 @@ def test_warnings_of_a_close_call_a_disagreement_and_words_that_fit_nothing():
     assert "close" not in " ".join(Answer.of(close, found, low_margin=0.01).warnings)
 
 
+
+
+def test_probability_and_abstention_follow_the_answer_and_the_threshold():
+    fields = ("q", Regime.RETRIEVED, "no", "no", None, AnswerType.CLOSED, ("yes", "no"), (math.log(0.3), math.log(0.7)))
+    closed = Prediction(*fields)
+    for threshold, abstains in ((None, False), (0.7 - 1e-9, False), (0.71, True)):
+        answer = Answer.of(closed, (), 0.1, threshold)
+        assert answer.probability == pytest.approx(0.7)
+        assert answer.abstained is abstains
+        assert answer.text == "no", "what it would have said stays readable"
+        assert answer.reason == ("its probability 0.700 is below 0.71, under which this system abstains" if abstains else "")
+    words = Prediction("q", Regime.RETRIEVED, "an effusion", "an effusion", None, AnswerType.OPEN)
+    assert Answer.of(words, (), 0.1).probability is None
+    assert NO_THRESHOLD_FOR_WORDS in Answer.of(words, (), 0.1, 0.9).warnings
+    assert not Answer.of(words, (), 0.1, 0.9).abstained
+    for kind, reason in ((AnswerType.CLOSED, NO_WORDS), (AnswerType.OPEN, NO_ANSWER)):
+        choices = ("yes", "no") if kind is AnswerType.CLOSED else ()
+        unsaid = Answer.of(Prediction("q", Regime.RETRIEVED, None, "", None, kind, choices, (-1.0,) * len(choices)), (), 0.1)
+        assert (unsaid.abstained, unsaid.reason, unsaid.probability) == (True, reason, None)
+
+
+def test_the_threshold_of_the_system_is_used_and_checked(tested):
+    _, module, served, _ = tested
+    answerer = answerer_of(module, served, abstain_below=1.0)
+    answer = answerer.ask("which colour?", choices=tuple(COLOURS))
+    assert answer.abstained
+    assert set(answer.seconds) == {"retrieve", "encode", "read"}
+    assert min(answer.seconds.values()) >= 0
+    answerer.abstain_below = None
+    assert not answerer.ask("which colour?", choices=tuple(COLOURS)).abstained
+    with pytest.raises(ValueError, match="abstain_below must be a probability"):
+        answerer.abstain_below = 1.5
+
+
+def test_hostile_questions_and_images_are_refused_before_anything_is_read(tested, tmp_path):
+    answerer = tested[3]
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link.png").symlink_to("/etc/passwd")
+    for name, why in {
+        "https://x.org/a.png": "is a URL", "file:///etc/passwd": "is a URL", "//server/share/a.png": "network path",
+        r"\\server\share\a.png": "network path", "a\0.png": "control character", "/dev/zero": "is a device",
+        str(tmp_path / "pipe.png"): "is a named pipe", str(tmp_path): "is a folder", "/etc/passwd": "not an image",
+        str(tmp_path / "in" / "link.png"): "lies outside", "gone.png": "no such image file",
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=why):
+            answerer.ask("which colour?", name)
+    for question, choices, why in (
+        ("x" * 20_000, (), "more than 10000 characters"),
+        ("which?", ("a", " "), "none of them blank"),
+        ("which?", "yes", "must be a list"),
+        ("which?", tuple(map(str, range(2000))), "more than 1000"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            answerer.ask(question, choices=choices)
+
+
+def test_text_and_json_hold_no_control_characters_and_no_identifiers():
+    document = Document("d\x1b[2J", "line\x1b[31m one\ntwo", patient_id="h:SECRET", study_id="h:STUDY", license="CC0")
+    found = (Candidate(document, 0.5, Channel.IMAGE_TO_TEXT),)
+    said = Prediction("q", Regime.RETRIEVED, "yes\x07", "yes\x07", None, AnswerType.OPEN, cited=("d",), weights=(1.0,))
+    answer = Answer.of(said, found, 0.1)
+    text, row = str(answer), json.dumps(answer.to_json())
+    assert not any(ord(letter) < 32 and letter != "\n" for letter in text)
+    assert "SECRET" not in text + row
+    assert "STUDY" not in text + row
+    assert "licence CC0" in text

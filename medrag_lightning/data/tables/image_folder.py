@@ -36,7 +36,8 @@ class ImageFolder:
         """The image called `name`; ``arrays.npz#images/3`` names an item of an array.
 
         Raises:
-            ValueError: the name is a URL, a network path or holds control characters, leads out of the folder, or (with `check`) there is no such file.
+            ValueError: the name is a URL, a network path or holds control characters, it leads out of the folder, or (with
+                `check`) there is no such file.
         """
         if fault := name_fault(name):
             raise ValueError(f"image {name[:60]!r} {fault}")

@@ -1,0 +1,110 @@
+"""The verb `answer`: a bundle is asked one question, or every question of a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from medrag_lightning.artifacts import file_fault, fingerprint, sha256_file
+from medrag_lightning.cli.outcome import tell
+
+if TYPE_CHECKING:
+    from medrag_lightning.answering import Answerer
+
+MANIFEST = "bundle.json"
+ONE = ("question", "image", "choices", "patient_id", "study_id")
+MANY = ("output", "images")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raises ValueError, for the program to tell in its own way."""
+        raise ValueError(f"answer: {message}; see: python -m medrag_lightning answer --help")
+
+
+def run_answer(arguments: Sequence[str]) -> None:
+    """Loads the bundle that the arguments name and asks it."""
+    asked = _parsed(arguments)
+    if asked.jsonl is None:
+        answerer = _loaded(asked)
+        answer = answerer.ask(asked.question, asked.image, asked.choices or (), asked.patient_id, asked.study_id)
+        told = json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False) if asked.format == "json" else str(answer)
+        tell(told, sys.stdout)
+        return
+    from medrag_lightning.cli.answer_rows import RowFiles, answer_rows
+
+    files = RowFiles.of(asked.jsonl, asked.output, asked.images)
+    answerer = _loaded(asked)
+    counts = answer_rows(answerer, files, fingerprint(_bundle_digest(asked.bundle), answerer.abstain_below))
+    tell(f"{files.output}: {counts}", sys.stdout)
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(prog="medrag_lightning answer", add_help=False, allow_abbrev=False)
+    parser.add_argument("bundle", type=Path)
+    for name in ("question", "image", "patient_id", "study_id"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--choices", type=parse_choices)
+    for name in ("jsonl", "output", "images"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--abstain_below", type=parse_threshold, default="bundle")
+    parser.add_argument("--device", default="cpu")
+    asked = parser.parse_args(list(arguments))
+    needed, ignored = (("question",), MANY) if asked.jsonl is None else (("output",), ONE)
+    for name in needed:
+        if getattr(asked, name) is None:
+            raise ValueError(
+                f"answer needs --{name}" + (", or a file of questions: --jsonl IN --output OUT" if name in ONE else "")
+            )
+    for name in ignored:
+        if getattr(asked, name) is not None:
+            beside = "without --jsonl" if asked.jsonl is None else "beside --jsonl, whose rows say that"
+            raise ValueError(f"answer: --{name} would be ignored {beside}")
+    if not asked.bundle.is_dir():
+        raise ValueError(f"answer: {asked.bundle} is not a folder; give a bundle, as the verb `export` writes it")
+    return asked
+
+
+def parse_choices(text: str) -> list[str]:
+    """``yes,no`` or, for choices that hold commas, a JSON list of texts."""
+    if not text.lstrip().startswith("["):
+        return [choice.strip() for choice in text.split(",")]
+    try:
+        listed = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a JSON list: {error}") from error
+    if not all(isinstance(choice, str) for choice in listed):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a JSON list of texts")
+    return [choice.strip() for choice in listed]
+
+
+def parse_threshold(text: str) -> float | str | None:
+    """A probability, ``none``, or ``bundle`` for the bundle's own."""
+    if text in ("none", "bundle"):
+        return None if text == "none" else text
+    try:
+        probability = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a probability, nor none, nor bundle") from error
+    if not 0 <= probability <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a probability in [0, 1]")
+    return probability
+
+
+def _loaded(asked: argparse.Namespace) -> Answerer:
+    from medrag_lightning.handoff.bundle.load import load_bundle
+
+    answerer: Answerer = load_bundle(asked.bundle, device=asked.device)
+    if asked.abstain_below != "bundle":
+        answerer.abstain_below = asked.abstain_below
+    return answerer
+
+
+def _bundle_digest(bundle: Path) -> str:
+    manifest = bundle / MANIFEST
+    return "" if file_fault(manifest) else sha256_file(manifest)
