@@ -121,7 +121,7 @@ def _arrays(folder: Path, flag: Path, raw: bytes) -> Loaders:
     from medrag_lightning.retrieval.store import EvidenceStore
 
     objects = np.array([Planted(flag)], dtype=object)
-    np.save(folder / "o.npy", objects, allow_pickle=True)
+    np.save(folder / "o.npy", objects)
     np.savez(folder / "o.npz", images=objects)
     (folder / "bare.npz").write_bytes(raw)
     yield ".npz array", lambda: read_array(folder / "o.npz", "images")
