@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError  # the name of torch's refusal; nothing is unpickled
 from typing import Any
 
 import torch
@@ -48,7 +49,12 @@ class AtomicCheckpointIO(CheckpointIO):
             raise ValueError("loading more than weights would run code from the checkpoint; it is not supported")
         path = Path(path)
         check_whole(path)
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        try:
+            loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except UnpicklingError as error:
+            raise ValueError(
+                f"checkpoint {path} holds more than tensors and plain data; it is not one of ours, and nothing in it was run"
+            ) from error
         return loaded
 
     def remove_checkpoint(self, path: str | Path) -> None:

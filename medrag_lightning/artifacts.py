@@ -74,6 +74,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not JSON text (not UTF-8)") from error
     except RecursionError as error:
         raise ValueError(f"{path}: {TOO_DEEP}") from error
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -97,9 +98,8 @@ def parse_threshold(text: str) -> float | str | None:
 
 
 def _loaded(asked: argparse.Namespace) -> Answerer:
-    from medrag_lightning.handoff.bundle.load import load_bundle
-
-    answerer: Answerer = load_bundle(asked.bundle, device=asked.device)
+    load = import_module("medrag_lightning.handoff.bundle.load")  # torch comes with it: not before the arguments are read
+    answerer: Answerer = load.load_bundle(asked.bundle, device=asked.device)
     if asked.abstain_below != "bundle":
         answerer.abstain_below = asked.abstain_below
     return answerer

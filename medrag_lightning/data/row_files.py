@@ -221,8 +221,11 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     line = 0
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            for values in batch.to_pylist():
-                line += 1
-                yield Row(path, line, values)
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for values in batch.to_pylist():
+                    line += 1
+                    yield Row(path, line, values)
+    except (pyarrow.ArrowException, OSError) as error:
+        yield Row(path, line + 1, problem=f"not a readable parquet file from here on: {str(error).splitlines()[0]}")

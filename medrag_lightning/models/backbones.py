@@ -6,10 +6,12 @@ import importlib.util
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError  # the name of torch's refusal; nothing is unpickled
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from medrag_lightning.models.families import Family, family_of
 from medrag_lightning.models.hf_processor import HfProcessor
@@ -44,8 +46,8 @@ class Pretrained:
         max_image_side_px: larger images are scaled down (JOMED: 256).
         attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ...; None is the library's choice.
         revision: branch, tag or commit of the hub repository.
-        trust_remote_code: run Python code from the hub repository. Off unless you set it; no preset needs it. `revision` must then
-            be the whole commit: what is run is what was read.
+        trust_remote_code: run Python code from the hub repository. Off unless you set it; no preset needs it. `revision` must
+            then be the whole commit: what is run is what was read.
     """
 
     def __init__(
@@ -65,8 +67,8 @@ class Pretrained:
             )
         if trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
             raise ValueError(
-                f"trust_remote_code runs Python code from {name!r}; name the commit that you have read by revision, all 40 digits "
-                f"of it (a branch or a tag may change), got revision {revision!r}"
+                f"trust_remote_code runs Python code from {name!r}; name the commit that you have read by revision, all 40 "
+                f"digits of it (a branch or a tag may change), got revision {revision!r}"
             )
         self.name = name
         self.dtype = dtype
@@ -88,6 +90,10 @@ class Pretrained:
                 settings["quantization_config"] = _nf4(self.dtype, family_of(config.model_type))
             processor = _load_processor(self.name, source, self.max_image_side_px)
             model = transformers.AutoModelForImageTextToText.from_pretrained(self.name, **settings)
+        except (SafetensorError, UnpicklingError) as error:
+            raise ValueError(
+                f"reader {self.name!r}: its weights are damaged or no plain tensors ({type(error).__name__}); nothing was run"
+            ) from error
         except OSError as error:
             raise ValueError(
                 f"reader {self.name!r} cannot be loaded: {str(error).splitlines()[0]}. Give a folder, or a name that is in "

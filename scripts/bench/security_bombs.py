@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,14 +153,14 @@ def _texts(folder: Path) -> Iterable[Drill]:
     with gzip.open(folder / "line.jsonl.gz", "wb", 9) as stream:
         stream.write(b'{"id": "' + bytes(ZEROS).replace(b"\0", b"a") + b'"}')
     yield from (
-        Drill("JSON", n, lambda n=n: rows(folder / n)) for n in ("deep.jsonl", "deep.json", "digits.jsonl", "line.jsonl.gz")
+        Drill("JSON", n, partial(rows, folder / n)) for n in ("deep.jsonl", "deep.json", "digits.jsonl", "line.jsonl.gz")
     )
     yield Drill("JSON", "deep manifest", lambda: read_json(folder / "deep.json"))
     laughs = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n"
     laughs += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
     for name, text in {"laughs.yaml": laughs, "deep.yaml": "a: " + "[" * 5000, "self.yaml": "a: &a [*a]\n"}.items():
         (folder / name).write_text(text)
-        yield Drill("YAML", name, lambda path=folder / name: read_config(path))
+        yield Drill("YAML", name, partial(read_config, folder / name))
 
 
 def _tensors(folder: Path) -> Iterable[Drill]:
@@ -184,4 +185,4 @@ def _tensors(folder: Path) -> Iterable[Drill]:
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
-        yield Drill("safetensors", name, lambda path=folder / name: read(path))
+        yield Drill("safetensors", name, partial(read, folder / name))

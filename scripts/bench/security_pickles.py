@@ -1,4 +1,4 @@
-"""Files that run code when they are unpickled, planted under the name of every file that the project reads. Drills of `security.py`.
+"""Files that run code when they are unpickled, planted as every file that the project reads. Drills of `security.py`.
 
 A planted file makes a folder when it is unpickled. A drill passes when the loader refuses the file and there is no such folder.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,9 @@ def _checkpoints(folder: Path, flag: Path, raw: bytes) -> Loaders:
     for name, content in files.items():
         path = folder / f"{name.replace(' ', '_')}.ckpt"
         torch.save(content, path)
-        yield f"stage, init_from: {name}", lambda p=path: read_checkpoint(str(p), "reader_raft")
-        yield f"trained part: {name}", lambda p=path: read_trained(str(p), "reader_raft", "reader.", "x")
-        yield f"ckpt_path: {name}", lambda p=path: AtomicCheckpointIO().load_checkpoint(p)
+        yield f"stage, init_from: {name}", partial(read_checkpoint, str(path), "reader_raft")
+        yield f"trained part: {name}", partial(read_trained, str(path), "reader_raft", "reader.", "x")
+        yield f"ckpt_path: {name}", partial(AtomicCheckpointIO().load_checkpoint, path)
 
         def headless(path: Path = path) -> None:
             if read_head(path) == CheckpointHead():
@@ -117,7 +118,6 @@ def _arrays(folder: Path, flag: Path, raw: bytes) -> Loaders:
     from medrag_lightning.data.arrays import read_array
     from medrag_lightning.data.images import ImageStore
     from medrag_lightning.records import ImageRef
-    from medrag_lightning.retrieval.shards import read_chunks
     from medrag_lightning.retrieval.store import EvidenceStore
 
     objects = np.array([Planted(flag)], dtype=object)
@@ -150,8 +150,14 @@ def _arrays(folder: Path, flag: Path, raw: bytes) -> Loaders:
             stream.write_table(rows)
         write_json(store / "manifest.json", {"schema": 1, "files": {}})
         write_json(shards / "a.json", {"image_index": [0], "image_sha256": [], "text_index": [], "text_sha256": []})
-        yield f"evidence store: {name}", lambda p=store: EvidenceStore.open(p)
-        yield f"embedding shards: {name}", lambda p=shards: list(read_chunks(p, ["a"]))
+        yield f"evidence store: {name}", partial(EvidenceStore.open, store)
+        yield f"embedding shards: {name}", partial(_chunks, shards)
+
+
+def _chunks(shards: Path) -> object:
+    from medrag_lightning.retrieval.shards import read_chunks
+
+    return list(read_chunks(shards, ["a"]))
 
 
 def _image_of(folder: Path, raw: bytes) -> object:
@@ -176,7 +182,7 @@ def _tables(folder: Path, raw: bytes) -> Loaders:
 
     for suffix in (".pkl", ".pt", ".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz"):
         (folder / f"rows{suffix}").write_bytes(raw)
-        yield f"table {suffix}", lambda s=suffix: rows(folder / f"rows{s}")
+        yield f"table {suffix}", partial(rows, folder / f"rows{suffix}")
     (folder / "scores.arrow").write_bytes(raw)
     yield "score table: bare pickle", lambda: read_scores(folder / "scores.arrow")
     told = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": raw}
@@ -198,7 +204,7 @@ def _tables(folder: Path, raw: bytes) -> Loaders:
     for number, tag in enumerate(("!!python/object/apply:os.mkdir", "!!python/object/new:os.mkdir", "!!python/name:os.mkdir")):
         path = folder / f"tag{number}.yaml"
         path.write_text(f"model: {tag} ['{folder / 'executed'}']\n")
-        yield f"config: {tag}", lambda p=path: _constructed(read_config, p)
+        yield f"config: {tag}", partial(_constructed, read_config, path)
 
 
 def _constructed(read_config: Callable[[Path], object], path: Path) -> object:

@@ -1,10 +1,11 @@
-"""Model folders that would run code when loaded: pickled weights, renamed weights, code beside the config. For `security_pickles.py`."""
+"""Model folders that would run code: pickled weights, renamed weights, code beside the config. For `security_pickles.py`."""
 
 from __future__ import annotations
 
 import json
 import pickle
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ def hub_folders(folder: Path, planted: Any) -> Iterable[tuple[str, Callable[[], 
     from medrag_lightning.models.backbones import Pretrained
     from medrag_lightning.models.tiny import TinyBackbone
 
-    loaded = TinyBackbone(hidden=32, layers=1, heads=2, vision_hidden=16, vision_layers=1, image_side_px=32, vocabulary=300).load(
-        ["a question and an answer"] * 3
-    )
+    small = TinyBackbone(hidden=32, layers=1, heads=2, vision_hidden=16, vision_layers=1, image_side_px=32, vocabulary=300)
+    loaded = small.load(["a question and an answer"] * 3)
 
     def saved(name: str) -> Path:
         place = folder / name
@@ -39,6 +39,12 @@ def hub_folders(folder: Path, planted: Any) -> Iterable[tuple[str, Callable[[], 
                                 "AutoProcessor": "evil.Model", "AutoTokenizer": ["evil.Model", "evil.Model"]}  # fmt: skip
             (coded / name).write_text(json.dumps(told | ({"model_type": "unknown_one"} if name == "config.json" else {})))
     for name, place in (("pickled weights", pickled), ("renamed weights", renamed), ("code beside the config", coded)):
-        yield f"reader: {name}", lambda p=place: Pretrained(str(p)).load(())
+        yield f"reader: {name}", partial(_load, place)
     yield "reader: unpinned remote code", lambda: Pretrained("someone/model", trust_remote_code=True)
     yield "reader: a branch is no pin", lambda: Pretrained("someone/model", trust_remote_code=True, revision="main")
+
+
+def _load(place: Path) -> object:
+    from medrag_lightning.models.backbones import Pretrained
+
+    return Pretrained(str(place)).load(())
