@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medrag_lightning.checkpoint_files import check_whole
+
 
 def read_trained(path: str, stage: str | tuple[str, ...], prefix: str, who: str) -> tuple[Any, dict[str, Tensor]]:
     """What a checkpoint of `stage` says of one of its parts, and that part's trained weights (layout: `stages/base.py`).
@@ -23,13 +25,14 @@ def read_trained(path: str, stage: str | tuple[str, ...], prefix: str, who: str)
         The part's description, and its weights without the prefix.
 
     Raises:
-        ValueError: there is no such file, or another stage or program wrote it.
+        ValueError: there is no such file, it is damaged, or another stage or program wrote it.
     """
     stages = (stage,) if isinstance(stage, str) else stage
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        check_whole(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: there is no such checkpoint; fit the stage {stages[0]} first") from error
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     head = checkpoint.get("medrag")
     if head is None or head["stage"] not in stages:
         found = "not of medrag_lightning" if head is None else f"of stage {head['stage']!r}"

@@ -99,6 +99,7 @@ class LiveSearch:
         self._need_documents(documents)
         if EvidenceStore.exists(folder):
             store = EvidenceStore.open(folder)
+            store.verify()
             store.check(self.encoder, documents, self.dtype)
             check_images(store, documents, open_image)
         elif shards_complete(folder):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.checkpoint_io import AtomicCheckpointIO, check_whole
+from callbacks.checkpoint_io import AtomicCheckpointIO
+from medrag_lightning.checkpoint_files import check_whole
 
 STATE = {"state_dict": {"w": torch.arange(5000.0)}, "epoch": 3, "medrag": {"stage": "toy"}}
 
