@@ -42,7 +42,7 @@ class DiskError(OSError):
 
     def __str__(self) -> str:
         free = _free(Path(str(self.filename))) if self.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        return f"{self.filename} was not written: {self.strerror}{free}; {self.remedy}. What was there before is untouched"
+        return f"cannot write {self.filename}: {self.strerror}{free}; {self.remedy}. What was there before is untouched"
 
 
 def disk_fault(error: BaseException, path: str | Path) -> DiskError | None:
@@ -83,14 +83,15 @@ class Unfinished:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        while True:
-            self.handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)
-            self.temporary = Path(name)
-            if not _lock(self.handle) or self._is_there():
-                return
-            os.close(self.handle)  # swept by another process before it was locked
+        with refusals_told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent)
+            while True:
+                self.handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)
+                self.temporary = Path(name)
+                if not _lock(self.handle) or self._is_there():
+                    return
+                os.close(self.handle)  # swept by another process before it was locked
 
     def finish(self) -> None:
         """Flushes the file to disk and gives it its name. The descriptor stays open."""

@@ -31,7 +31,7 @@ from medrag_lightning.artifacts import (
     write_bytes,
     write_manifest,
 )
-from medrag_lightning.disk import sweep
+from medrag_lightning.disk import refusals_told, sweep
 from medrag_lightning.records import Condition, Document, ImageRef, Query, Score
 
 SCHEMA = 1
@@ -195,7 +195,8 @@ def merge(folder: Path) -> int:
     write_manifest(folder / MANIFEST, _manifest(folder / name, rows))
     for path in paths:
         if path != folder / name:
-            path.unlink(missing_ok=True)
+            with refusals_told(path):
+                path.unlink(missing_ok=True)
     if (folder / SHARDS).is_dir():
         sweep(folder / SHARDS)
         if not any((folder / SHARDS).iterdir()):

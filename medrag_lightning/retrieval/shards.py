@@ -17,6 +17,7 @@ import numpy as np
 
 from medrag_lightning.artifacts import read_manifest, sha256_file
 from medrag_lightning.batches import Embedded
+from medrag_lightning.disk import refusals_told
 from medrag_lightning.records import Document
 from medrag_lightning.retrieval.store import EvidenceStore, VectorType
 from medrag_lightning.retrieval.store_writer import StoreWriter
@@ -50,8 +51,15 @@ def merge_shards(
         raise ValueError(f"{folder / SHARDS}: {error}; delete it and embed this corpus again") from error
     finally:
         writer.discard()
-    shutil.rmtree(folder / SHARDS)
+    drop_merged(folder)
     return store
+
+
+def drop_merged(folder: Path) -> None:
+    """Removes shards that a store has taken up; they may be left where a merge was cut short at its end."""
+    if EvidenceStore.exists(folder) and (folder / SHARDS).is_dir():
+        with refusals_told(folder / SHARDS):
+            shutil.rmtree(folder / SHARDS)
 
 
 def read_chunks(shards: Path, names: Sequence[str]) -> Iterator[Embedded]:

@@ -102,7 +102,8 @@ class StoreWriter:
                 self._new[side].finish()
         write_manifest(self.folder / MANIFEST, self._manifest())
         for name in self._old - set(self._names.values()):  # of the store that was here
-            (self.folder / name).unlink(missing_ok=True)
+            with refusals_told(self.folder / name):
+                (self.folder / name).unlink(missing_ok=True)
         return EvidenceStore.open(self.folder)
 
     def discard(self) -> None:
@@ -177,8 +178,8 @@ def _map(new: Unfinished, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArr
             os.posix_fallocate(new.handle, 0, size_bytes)
         else:
             os.truncate(new.handle, size_bytes)
-    mapped: NDArray[Any] = np.lib.format.open_memmap(new.temporary, "r+")
-    return mapped
+        mapped: NDArray[Any] = np.lib.format.open_memmap(new.temporary, "r+")
+        return mapped
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:
