@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from medrag_lightning.artifacts import atomic_write
-from medrag_lightning.checkpoint_files import check_whole
+from medrag_lightning.checkpoint_files import load_whole
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -38,10 +38,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """
         if weights_only is False:
             raise ValueError("loading more than weights would run code from the checkpoint; it is not supported")
-        path = Path(path)
-        check_whole(path)
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        return loaded
+        return load_whole(path, map_location or "cpu")
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes the file, if it is there."""

@@ -1,9 +1,26 @@
-"""Whether a checkpoint file is whole: it is a zip archive, whose records carry their checksums. Standard library only."""
+"""Checkpoint files: whether one is whole (a zip archive, whose records carry their checksums), and its plain data."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError  # the name of torch's refusal; nothing is unpickled
+from typing import Any
+
+
+def load_whole(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The plain data and tensors of a checkpoint, of which nothing is run; raises as `check_whole` does."""
+    import torch
+
+    check_whole(path)
+    try:
+        loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError, KeyError, UnicodeDecodeError) as error:
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"checkpoint {path} is damaged, or holds more than plain data ({told}); {_remedy(Path(path))}"
+        ) from error
+    return loaded
 
 
 def check_whole(path: str | Path) -> None:
@@ -13,9 +30,12 @@ def check_whole(path: str | Path) -> None:
         raise FileNotFoundError(f"checkpoint not found: {path}")
     fault = find_damage(path)
     if fault:
-        whole = newest_whole(path.parent, besides=path)
-        remedy = f"use {whole} instead" if whole else "no other whole checkpoint lies beside it"
-        raise ValueError(f"checkpoint {path} is damaged ({fault}); {remedy}")
+        raise ValueError(f"checkpoint {path} is damaged ({fault}); {_remedy(path)}")
+
+
+def _remedy(path: Path) -> str:
+    whole = newest_whole(path.parent, besides=path)
+    return f"use {whole} instead" if whole else "no other whole checkpoint lies beside it"
 
 
 def find_damage(path: Path) -> str | None:

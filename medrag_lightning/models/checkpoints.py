@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from medrag_lightning.checkpoint_files import check_whole
+from medrag_lightning.checkpoint_files import load_whole
 
 
 def read_trained(path: str, stage: str | tuple[str, ...], prefix: str, who: str) -> tuple[Any, dict[str, Tensor]]:
@@ -29,10 +28,9 @@ def read_trained(path: str, stage: str | tuple[str, ...], prefix: str, who: str)
     """
     stages = (stage,) if isinstance(stage, str) else stage
     try:
-        check_whole(path)
+        checkpoint = load_whole(path)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: there is no such checkpoint; fit the stage {stages[0]} first") from error
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     head = checkpoint.get("medrag")
     if head is None or head["stage"] not in stages:
         found = "not of medrag_lightning" if head is None else f"of stage {head['stage']!r}"

@@ -53,7 +53,7 @@ def write_candidates(
         )
     plain = pa.Table.from_pylist(rows, _COLUMNS)
     told = {"kind": _KIND, "schema": SCHEMA, "source": source, "corpus": corpus_fingerprint(documents)}
-    table = plain.replace_schema_metadata(told | {"digest": _digest(plain)})
+    table = plain.replace_schema_metadata(told | {"digest": _digest(plain, source.encode())})
     with atomic_write(path) as stream, pa.ipc.new_file(stream, table.schema) as sink:
         sink.write_table(table)
 
@@ -122,19 +122,22 @@ class CachedTable:
         told = table.schema.metadata or {}
         if told.get(b"kind") != _KIND or told.get(b"schema") != SCHEMA.encode():
             raise ValueError(f"{self.path} is no candidate table of schema {SCHEMA}")
-        if told[b"corpus"].decode() != corpus_fingerprint(documents):
+        if told.get(b"corpus") != corpus_fingerprint(documents).encode():
             raise ValueError(f"{self.path} was made in another corpus; name the corpus it was made in, or search again")
-        if b"digest" in told and told[b"digest"].decode() != _digest(table):
+        if b"digest" in told and told[b"digest"] != _digest(table, told.get(b"source", b"")):
             raise ValueError(f"{self.path} is damaged: not what was written; delete it and search again")
         return table, told[b"source"].decode()
 
 
-def _digest(table: Any) -> str:
-    """sha256 of the rows, whatever the header says."""
+def _digest(table: Any, source: bytes) -> bytes:
+    """Hex sha256 of the rows and what found them; empty where the rows cannot be read."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, _COLUMNS) as stream:
-        stream.write_table(table.cast(_COLUMNS).combine_chunks())
-    return hashlib.sha256(sink.getvalue()).hexdigest()
+    try:
+        with pa.ipc.new_stream(sink, _COLUMNS) as stream:
+            stream.write_table(table.cast(_COLUMNS).combine_chunks())
+    except (pa.ArrowException, ValueError):
+        return b""
+    return hashlib.sha256(source + bytes(sink.getvalue())).hexdigest().encode()
 
 
 class Remembered:

@@ -14,6 +14,7 @@ and study ids that the leak rule compares, so a store of hospital data is patien
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from medrag_lightning.interfaces import Retriever
 from medrag_lightning.records import Document, ImageRef
 
 SCHEMA = 1
+DAMAGE = (ValueError, KeyError, OSError, SyntaxError, EOFError, tokenize.TokenError, pa.ArrowException)
 METRIC = "inner product of unit vectors"
 MANIFEST, DOCUMENTS = "manifest.json", "documents.arrow"
 Side = Literal["image", "text"]
@@ -87,13 +89,18 @@ class EvidenceStore:
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
             if size != told["bytes"]:
                 raise ValueError(f"{folder / name} has {size} bytes, its manifest says {told['bytes']}; {_remedy(folder)}")
-        table = _read_table(folder / name_of(manifest, DOCUMENTS))
-        vectors: dict[Side, Vectors] = {
-            side: np.load(folder / name_of(manifest, f"{side}.npy"), mmap_mode="r") for side in SIDES
-        }
-        rows = {side: np.flatnonzero(table[f"has_{side}"].to_numpy()).astype(np.int64) for side in SIDES}
-        assert all(len(vectors[side]) == len(rows[side]) for side in SIDES)
-        return cls(folder, manifest, vectors, rows, tuple(table["image_sha256"].to_pylist()))
+        try:
+            table = _read_table(folder / name_of(manifest, DOCUMENTS))
+            vectors: dict[Side, Vectors] = {
+                side: np.load(folder / name_of(manifest, f"{side}.npy"), mmap_mode="r") for side in SIDES
+            }
+            rows = {side: np.flatnonzero(table[f"has_{side}"].to_numpy()).astype(np.int64) for side in SIDES}
+            image_sha256 = tuple(table["image_sha256"].to_pylist())
+        except DAMAGE as error:
+            raise ValueError(f"the evidence store {folder} is damaged ({error}); {_remedy(folder)}") from error
+        if any(len(vectors[side]) != len(rows[side]) for side in SIDES):
+            raise ValueError(f"the evidence store {folder} is damaged (vectors and documents differ); {_remedy(folder)}")
+        return cls(folder, manifest, vectors, rows, image_sha256)
 
     @property
     def fingerprint(self) -> str:
@@ -103,7 +110,10 @@ class EvidenceStore:
     def documents(self) -> list[Document]:
         """The documents, in corpus order, with their images where they were when the store was built."""
         columns = ("id", "text", "patient_id", "study_id", "modality", "source", "license", "image")
-        rows = _read_table(self.folder / name_of(self.manifest, DOCUMENTS)).select(columns).to_pylist()
+        try:
+            rows = _read_table(self.folder / name_of(self.manifest, DOCUMENTS)).select(columns).to_pylist()
+        except DAMAGE as error:
+            raise ValueError(f"the evidence store {self.folder} is damaged ({error}); {_remedy(self.folder)}") from error
         return [Document(**row | {"image": ImageRef.parse(row["image"]) if row["image"] else None}) for row in rows]
 
     def check(self, encoder: Retriever, documents: Sequence[Document], dtype: VectorType) -> None:
@@ -136,11 +146,8 @@ def name_of(manifest: Mapping[str, Any], name: str) -> str:
 
 
 def _read_table(path: Path) -> Any:
-    try:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {_remedy(path.parent)}") from error
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
 
 
 def _corpus_difference(stored: Sequence[Document], given: Sequence[Document]) -> str:

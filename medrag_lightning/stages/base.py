@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from medrag_lightning import __version__
 from medrag_lightning.artifacts import counter_rng
-from medrag_lightning.checkpoint_files import check_whole
+from medrag_lightning.checkpoint_files import load_whole
 from medrag_lightning.stages import sharding
 
 CHECKPOINT_KEY = "medrag"
@@ -165,8 +165,7 @@ def read_checkpoint(path: str, stage: str | tuple[str, ...]) -> tuple[dict[str, 
     if not Path(path).is_file():
         first = stage if isinstance(stage, str) else stage[0]
         raise ValueError(f"{path}: there is no such checkpoint; fit stage {first} first, or correct the path")
-    check_whole(path)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = load_whole(path)
     return checked_description(checkpoint, stage, path), checkpoint["state_dict"]
 
 

@@ -90,7 +90,7 @@ def _audit(event: str, arguments: tuple) -> None:
 
 def _path_of(handle: int) -> str:
     try:
-        return os.readlink(f"/proc/self/fd/{handle}")
+        return str(Path(f"/proc/self/fd/{handle}").readlink())
     except OSError:
         return ""
 

@@ -86,7 +86,7 @@ def store_state(folder: Path) -> str:
 
 
 def shards(folder: Path) -> None:
-    documents, vectors = embedded(9, 1)
+    vectors = embedded(9, 1)[1]
     place, told = folder / "store" / "shards", {}
     for side in ("image", "text"):
         write_npy(place / f"r0-0.{side}.npy", getattr(vectors, f"{side}_ND"))
