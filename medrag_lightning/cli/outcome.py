@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from medrag_lightning.disk import disk_fault
+from medrag_lightning.disk import REMEDIES, DiskError, disk_fault
 
 USER_ERROR, PREEMPTED, INTERRUPTED = 2, 75, 130
 OURS = ("medrag_lightning", "callbacks")
@@ -61,9 +61,13 @@ def _of_worker(text: str) -> str | None:
     """The mistake that a loader process has met, which torch tells with that process's traceback before it."""
     if not text.startswith("Caught ") or "in DataLoader worker process" not in text:
         return None
-    frames = re.findall(r'^  File ".*?[/\\]((?:medrag_lightning|callbacks)[/\\])?[^"]*", line', text, re.MULTILINE)
-    told = re.search(r"^(?:ValueError|OSError|[\w.]*DiskError): (.*)\Z", text, re.MULTILINE | re.DOTALL)
-    return told[1].strip() if told and frames and frames[-1] else None
+    refused = re.findall(r"\[Errno (\d+)\] [^\n]*?(?:: '([^'\n]*)')?$", text, re.MULTILINE)
+    if refused and int(refused[-1][0]) in REMEDIES:
+        return str(DiskError(int(refused[-1][0]), refused[-1][1] or "a file"))
+    frames = re.findall(r'^  File "([^"]*)", line', text, re.MULTILINE)
+    told = re.search(r"^(?:ValueError|[\w.]*DiskError): (.*)\Z", text, re.MULTILINE | re.DOTALL)
+    ours = bool(frames) and re.search(r"[/\\](?:medrag_lightning|callbacks)[/\\][\w/\\]+\.py$", frames[-1])
+    return told[1].strip() if told and ours else None
 
 
 def is_users(error: Exception) -> bool:

@@ -253,7 +253,7 @@ def _is_whole(path: Path) -> bool:
         return False
     try:
         told = read_manifest(_checksum(path), "the index is built again")
-        whole = path.stat().st_size == told["bytes"] and sha256_file(path) == told["sha256"]
+        whole = bool(path.stat().st_size == told["bytes"]) and sha256_file(path) == told["sha256"]
     except (ValueError, KeyError):
         whole = False
     if not whole:

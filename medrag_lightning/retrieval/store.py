@@ -142,7 +142,7 @@ class EvidenceStore:
 
 def name_of(manifest: Mapping[str, Any], name: str) -> str:
     """What the file `name` is called in a finished store: otherwise where a store was built in the place of another."""
-    return next(there for there in manifest["files"] if there.partition(".")[0] == name.partition(".")[0])
+    return next(str(there) for there in manifest["files"] if there.partition(".")[0] == name.partition(".")[0])
 
 
 def _read_table(path: Path) -> Any:

@@ -66,7 +66,7 @@ class StoreWriter:
         self._old = _files_of(folder)
         self._names = {name: free_name(name, self._old) for name in (DOCUMENTS, *(f"{side}.npy" for side in SIDES))}
         self._new: dict[Side, Unfinished] = {}
-        self._maps: dict[Side, NDArray[Any]] = {}
+        self._maps: dict[Side, np.memmap[Any, Any]] = {}
         try:
             for side in SIDES:
                 self._new[side] = Unfinished(folder / self._names[f"{side}.npy"])
@@ -167,7 +167,7 @@ def _files_of(folder: Path) -> set[str]:
         return set()
 
 
-def _map(new: Unfinished, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArray[Any]:
+def _map(new: Unfinished, dtype: np.dtype[Any], shape: tuple[int, int]) -> np.memmap[Any, Any]:
     """A ``.npy`` file mapped for writing. Its space is taken at once: a disk that fills up later would kill the process."""
     with refusals_told(new.path), os.fdopen(os.dup(new.handle), "r+b") as stream:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -178,7 +178,7 @@ def _map(new: Unfinished, dtype: np.dtype[Any], shape: tuple[int, int]) -> NDArr
             os.posix_fallocate(new.handle, 0, size_bytes)
         else:
             os.truncate(new.handle, size_bytes)
-        mapped: NDArray[Any] = np.lib.format.open_memmap(new.temporary, "r+")
+        mapped: np.memmap[Any, Any] = np.lib.format.open_memmap(new.temporary, "r+")
         return mapped
 
 
