@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from medrag_lightning.artifacts import atomic_write
+from medrag_lightning.disk import refusals_told
 
 Row = dict[str, Any]
 
@@ -91,8 +94,7 @@ class AppendingCSVLogger(Logger):
             rows = self._read()[1] if self.path.is_file() else []
             self._rewrite([*self._columns, *new], [*rows, *self._pending])
         else:
-            with self.path.open("a", newline="", encoding="utf-8") as stream:
-                csv.DictWriter(stream, self._columns, lineterminator="\n").writerows(self._pending)
+            self._append(self._columns)
         self._pending = []
 
     @rank_zero_only
@@ -117,11 +119,23 @@ class AppendingCSVLogger(Logger):
             self._rewrite(columns, rows)
         return columns
 
+    def _append(self, columns: list[str]) -> None:
+        """Adds the rows held in memory; where the disk refuses, none of them."""
+        before_bytes = self.path.stat().st_size if self.path.is_file() else 0
+        try:
+            with refusals_told(self.path), self.path.open("a", newline="", encoding="utf-8") as stream:
+                csv.DictWriter(stream, columns, lineterminator="\n").writerows(self._pending)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(self.path, before_bytes)
+            raise
+
     def _read(self) -> tuple[list[str], list[Row]]:
-        with self.path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows = [row for row in reader if row.get("step") and None not in row.values()]  # a cut row lacks cells
-            return list(reader.fieldnames or []), rows
+        """Columns and rows, without a last row that a kill has cut short: it may look whole, and lacks its line's end."""
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+        rows = [row for row in reader if row.get("step") and None not in row.values()]
+        return list(reader.fieldnames or []), rows
 
     def _rewrite(self, columns: list[str], rows: list[Row]) -> None:
         with atomic_write(self.path, "w") as stream:

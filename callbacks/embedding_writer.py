@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 
-from medrag_lightning.artifacts import write_json, write_npy
+from medrag_lightning.artifacts import sha256_file, write_manifest, write_npy
 from medrag_lightning.batches import Embedded
 from medrag_lightning.interfaces import Retriever
 
@@ -74,7 +74,7 @@ class EmbeddingWriter(L.Callback):
                 "processes": trainer.world_size,
                 "chunks": sorted(path.stem for path in shards.glob("r*.json")),
             }
-            write_json(shards / COMPLETE, told)
+            write_manifest(shards / COMPLETE, told)
         trainer.strategy.barrier("shards complete")
 
     def _write(self, trainer: L.Trainer) -> None:
@@ -82,11 +82,13 @@ class EmbeddingWriter(L.Callback):
         if not self._waiting:
             return
         name, shards = f"r{trainer.global_rank:05d}-{self._written:05d}", self._shards(trainer)
-        write_npy(shards / f"{name}.image.npy", np.concatenate([one.image_ND for one in self._waiting]))
-        write_npy(shards / f"{name}.text.npy", np.concatenate([one.text_ND for one in self._waiting]))
         fields = ("image_index", "image_sha256", "text_index", "text_sha256")
-        told = {field: [value for one in self._waiting for value in getattr(one, field)] for field in fields}
-        write_json(shards / f"{name}.json", told)
+        told: dict[str, Any] = {field: [value for one in self._waiting for value in getattr(one, field)] for field in fields}
+        for side in ("image", "text"):
+            path = shards / f"{name}.{side}.npy"
+            write_npy(path, np.concatenate([getattr(one, f"{side}_ND") for one in self._waiting]))
+            told[f"{side}_file_sha256"] = sha256_file(path)
+        write_manifest(shards / f"{name}.json", told)
         self._waiting, self._written = [], self._written + 1
 
     def _shards(self, trainer: L.Trainer) -> Path:

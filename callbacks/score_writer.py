@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from medrag_lightning.artifacts import write_json
+from medrag_lightning.artifacts import write_manifest
 from medrag_lightning.records import Score
 from medrag_lightning.score_files import (
     IDENTITY,
@@ -77,7 +77,7 @@ class ScoreWriter(L.Callback):
         check_identity(items.folder, identity)
         trainer.strategy.barrier("identity checked")
         if trainer.is_global_zero and not (items.folder / IDENTITY).is_file():
-            write_json(items.folder / IDENTITY, identity)
+            write_manifest(items.folder / IDENTITY, identity)
         mine = [path.name for path in (items.folder / SHARDS).glob(f"r{trainer.global_rank:05d}-*.arrow")]
         self._number = max((int(name.split("-")[1]) + 1 for name in mine), default=0)
         self._waiting, self._done, self._rows = [], 0, 0

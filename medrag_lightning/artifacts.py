@@ -7,38 +7,39 @@ import json
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 import numpy as np
 
+from medrag_lightning.disk import Unfinished, refusals_told
+
 CHUNK_BYTES = 1 << 20
 TOO_DEEP = "lists or objects are nested too deeply to be read; no file of ours is"
+DIGEST = "digest"
 
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Opens a temporary file beside `path`; on a clean exit it is flushed to disk and renamed to `path` in one step.
 
-    A crash, a full disk or an exception leaves the old file (or none) under `path`, never half of a new one.
+    A crash, a full disk or an exception leaves the old file (or none) under `path`, never half of a new one. `DiskError` says
+    what the disk refused and what helps; temporary files of killed processes are removed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-        _fsync_folder(path.parent)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with refusals_told(path):
+        new = Unfinished(path)
+        try:
+            with os.fdopen(new.handle, mode, encoding=None if "b" in mode else "utf-8") as stream:
+                yield stream
+                stream.flush()
+                new.finish()
+        except BaseException:
+            new.discard()
+            raise
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -63,8 +64,8 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def write_npy(path: str | Path, array: np.ndarray[Any, Any]) -> None:
     """Writes `array` as ``.npy``, atomically; no pickled objects."""
-    with atomic_write(path) as stream:
-        np.save(stream, array, allow_pickle=False)
+    with atomic_write(path) as stream:  # given a real file, numpy writes past it and does not tell what the disk refused
+        np.lib.format.write_array(SimpleNamespace(write=stream.write), np.asanyarray(array), allow_pickle=False)
 
 
 def read_json(path: str | Path) -> Any:
@@ -78,6 +79,34 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path}: not JSON text (not UTF-8)") from error
     except RecursionError as error:
         raise ValueError(f"{path}: {TOO_DEEP}") from error
+
+
+def write_manifest(path: str | Path, data: Mapping[str, Any]) -> None:
+    """Writes JSON that carries its own digest, so that `read_manifest` knows every change of it."""
+    write_json(path, {**data, DIGEST: fingerprint(_plain(data))})
+
+
+def read_manifest(path: str | Path, remedy: str) -> dict[str, Any]:
+    """What `write_manifest` wrote, without the digest. ValueError, with `remedy`, for any other bytes.
+
+    A file of an earlier version, without a digest, is read as it is.
+    """
+    try:
+        data = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {remedy}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} is damaged: no mapping; {remedy}")
+    digest = data.pop(DIGEST, None)
+    if digest is not None and digest != fingerprint(data):
+        raise ValueError(f"{path} is damaged: not what was written; {remedy}")
+    return data
+
+
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """`name`, or, where a finished manifest names a file so, another: the old file stays until the new manifest is there."""
+    stem, _, kind = name.partition(".")
+    return f"{stem}.next.{kind}" if name in set(taken) else name
 
 
 def sha256_file(path: str | Path) -> str:
@@ -138,20 +167,9 @@ def file_fault(path: str | Path) -> str | None:
     return f"is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file"
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _fsync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _plain(data: Any) -> Any:
+    """`data` as it is once written to JSON and read again: tuples are lists, keys are text."""
+    return json.loads(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
 def counter_rng(seed: int, *parts: int | str) -> np.random.Generator:

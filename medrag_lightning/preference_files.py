@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from medrag_lightning.artifacts import fingerprint, read_json, write_bytes, write_json
+from medrag_lightning.artifacts import fingerprint, read_manifest, write_bytes, write_manifest
 from medrag_lightning.records import Condition, ImageShown, Knowledge, PairKind, Preference, PreferenceSide, Split
 
 SCHEMA = 1
@@ -91,7 +91,7 @@ def write_preferences(
         "statistics_sha256": sha256(told).hexdigest(),
         "note": NOTE,
     }
-    write_json(folder / MANIFEST, manifest)
+    write_manifest(folder / MANIFEST, manifest)
 
 
 def read_preferences(folder: str | Path) -> PreferenceSet:
@@ -158,7 +158,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not is_there(folder):
         begun = "are not finished" if folder.is_dir() and any(folder.iterdir()) else "do not exist"
         raise ValueError(f"the preference pairs {folder} {begun}: build them with: {COMMAND.format(folder=folder)}")
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    manifest = read_manifest(folder / MANIFEST, f"delete {folder} and build the pairs again")
     if manifest.get("schema") != SCHEMA:
         raise ValueError(f"{folder / MANIFEST}: schema {manifest.get('schema')!r}, this version reads {SCHEMA}. {OTHER_FOLDER}")
     return manifest

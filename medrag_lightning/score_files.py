@@ -3,7 +3,8 @@
     identity.json         what the rows depend on: reader, template, corpus, generation, precision; written first
     shards/rRANK-N-X.arrow  rows as they come, whole packs at a time; X is a digest of their content
     scores.arrow          all rows, sorted by query id and condition, without repeats; written at the end of a run
-    manifest.json         identity, counts, size and sha256 of `scores.arrow`; written last
+                          (``scores.next.arrow`` where a finished table grew: the old one stays until the new one is whole)
+    manifest.json         identity, counts, name, size and sha256 of that file; written last
 
 A row is one `records.Score`. The table names queries and documents by their ids and holds no patient or study ids and no
 images; it does hold answers, and the reader's own words where they were asked for.
@@ -21,7 +22,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from medrag_lightning.artifacts import atomic_write, fingerprint, read_json, sha256_file, write_bytes, write_json
+from medrag_lightning.artifacts import (
+    atomic_write,
+    fingerprint,
+    free_name,
+    read_manifest,
+    sha256_file,
+    write_bytes,
+    write_manifest,
+)
+from medrag_lightning.disk import refusals_told, sweep
 from medrag_lightning.records import Condition, Document, ImageRef, Query, Score
 
 SCHEMA = 1
@@ -94,7 +104,7 @@ def check_identity(folder: Path, mine: Mapping[str, Any], made: Mapping[str, Any
             if row_files(folder):
                 raise ValueError(f"{folder} holds scores but no {IDENTITY} that says of what; score into another folder")
             return
-        made = read_json(folder / IDENTITY)
+        made = read_identity(folder)
     wrong = [name for name in mine if made.get(name) != mine[name]]
     if wrong:
         told = "; ".join(f"{name} {_short(made.get(name))} in the table, {_short(mine[name])} here" for name in wrong)
@@ -103,6 +113,12 @@ def check_identity(folder: Path, mine: Mapping[str, Any], made: Mapping[str, Any
             f"{folder} holds scores of another {' and '.join(wrong)} ({told}). Score into another folder "
             f"(--data.init_args.scoring.table), or {remedies}. Nothing was changed."
         )
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What the rows in `folder` depend on; ValueError where that is no longer known."""
+    remedy = f"nobody knows any more of what the scores in {folder} are; delete that folder and score again"
+    return read_manifest(folder / IDENTITY, remedy)
 
 
 def to_table(scores: Sequence[Score], query_sha256: Mapping[str, str]) -> Any:
@@ -134,7 +150,7 @@ def write_shard(folder: Path, rank: int, number: int, rows: Any) -> Path:
 
 def row_files(folder: Path) -> list[Path]:
     """The files in `folder` that hold rows, finished or not."""
-    merged = [folder / SCORES] if (folder / SCORES).is_file() else []
+    merged = [folder / name for name in (SCORES, free_name(SCORES, [SCORES])) if (folder / name).is_file()]
     return merged + sorted((folder / SHARDS).glob("*.arrow"))
 
 
@@ -174,26 +190,40 @@ def merge(folder: Path) -> int:
     repeated = _repeats(rows)
     _refuse_conflicts(folder, rows, repeated)
     rows = _encoded(rows.filter(pa.array(~repeated)).combine_chunks())
-    (folder / MANIFEST).unlink(missing_ok=True)
-    _write(folder / SCORES, rows)
-    write_json(folder / MANIFEST, _manifest(folder, rows))
-    for path in paths[1:] if paths and paths[0].name == SCORES else paths:
-        path.unlink()
-    for path in (folder / SHARDS).glob(".*.tmp"):  # of a run that was killed while it wrote
-        path.unlink(missing_ok=True)
-    if (folder / SHARDS).is_dir() and not any((folder / SHARDS).iterdir()):
-        (folder / SHARDS).rmdir()
+    name = free_name(SCORES, [table_name(folder)] if (folder / MANIFEST).is_file() else [])
+    _write(folder / name, rows)
+    write_manifest(folder / MANIFEST, _manifest(folder / name, rows))
+    for path in paths:
+        if path != folder / name:
+            with refusals_told(path):
+                path.unlink(missing_ok=True)
+    if (folder / SHARDS).is_dir():
+        sweep(folder / SHARDS)
+        if not any((folder / SHARDS).iterdir()):
+            (folder / SHARDS).rmdir()
     return int(rows.num_rows)
 
 
-def _manifest(folder: Path, rows: Any) -> dict[str, Any]:
-    path = folder / SCORES
+def read_table_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished table. ValueError for one of another schema, or that is not what was written."""
+    manifest = read_manifest(folder / MANIFEST, f"delete it and run `predict` again: it puts {folder} together anew")
+    if manifest.get("schema") != SCHEMA:
+        raise ValueError(f"{folder / MANIFEST}: schema {manifest.get('schema')!r}, this version reads {SCHEMA}; score anew")
+    return manifest
+
+
+def table_name(folder: Path) -> str:
+    """The name of the file of a finished table."""
+    return str(read_table_manifest(folder)["file"]["name"])
+
+
+def _manifest(path: Path, rows: Any) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "identity": read_json(folder / IDENTITY),
+        "identity": read_identity(path.parent),
         "rows": rows.num_rows,
         "queries": len(rows.column("query_id").chunk(0).dictionary) if rows.num_rows else 0,
-        "file": {"name": SCORES, "bytes": path.stat().st_size, "sha256": sha256_file(path)},
+        "file": {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)},
         "note": NOTE,
     }
 

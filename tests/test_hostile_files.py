@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medrag_lightning.artifacts import file_fault, guard_path, name_fault, read_json
-from medrag_lightning.checkpoint_files import read_checkpoint_file
+from medrag_lightning.checkpoint_files import load_whole
 from medrag_lightning.data import arrays, row_files
 from medrag_lightning.models.backbones import Pretrained
 from medrag_lightning.yaml_files import MAX_BYTES, compose_yaml
@@ -46,7 +46,7 @@ def test_what_is_no_plain_file_is_named_and_never_opened(tmp_path):
     with pytest.raises(ValueError, match="named pipe"):
         row_files.read_rows(tmp_path / "pipe")
     with pytest.raises(ValueError, match="named pipe"):
-        read_checkpoint_file(tmp_path / "pipe")
+        load_whole(tmp_path / "pipe")
 
 
 def test_yaml_bombs_are_refused_and_ordinary_aliases_are_not(tmp_path):

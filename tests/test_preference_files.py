@@ -1,11 +1,11 @@
 """Preference pairs on disk: what is written is read, the same pairs make the same bytes, what does not fit is refused."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from medrag_lightning import preference_files
+from medrag_lightning.artifacts import read_manifest, write_manifest
 from medrag_lightning.preference_files import (
     MANIFEST,
     PAIRS,
@@ -96,8 +96,8 @@ def test_unfinished_missing_and_foreign_sets_are_refused(tmp_path):
     with pytest.raises(ValueError, match="do not exist: build them with: python -m medrag_lightning pairs"):
         read_preferences(tmp_path / "none")
     write_preferences(tmp_path, PAIRS_OF, IDENTITY, {})
-    manifest = json.loads((tmp_path / MANIFEST).read_text())
-    (tmp_path / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
+    manifest = read_manifest(tmp_path / MANIFEST, "")
+    write_manifest(tmp_path / MANIFEST, {**manifest, "schema": 99})
     with pytest.raises(ValueError, match="schema 99, this version reads 1"):
         read_preferences(tmp_path)
     (tmp_path / MANIFEST).unlink()

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from medrag_lightning.disk import REMEDIES, DiskError, disk_fault
+
 USER_ERROR, PREEMPTED, INTERRUPTED = 2, 75, 130
 OURS = ("medrag_lightning", "callbacks")
+LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "process has terminated",
+    "ncclRemoteError",
+)
+"""How torch.distributed tells that another process is gone."""
+GO_ON = "If checkpoints/last.ckpt is there, the run goes on with: --ckpt_path last"
 
 
 @contextmanager
@@ -25,10 +37,37 @@ def user_errors(verb: str) -> Iterator[None]:
         tell(f"\n{verb}: interrupted before there was anything to save", sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
-        if os.environ.get("MEDRAG_DEBUG") == "1" or not is_users(error):
+        message = None if os.environ.get("MEDRAG_DEBUG") == "1" else user_message(error)
+        if message is None:
             raise
-        tell(f"error: {error}", sys.stderr)
+        tell(f"error: {message}", sys.stderr)
         raise SystemExit(USER_ERROR) from None
+
+
+def user_message(error: Exception) -> str | None:
+    """What to tell of an exception instead of a traceback; None for a fault of the program."""
+    if is_users(error):
+        return str(error)
+    refusal = disk_fault(error, "a file")
+    if refusal is not None:  # wherever it was met: a full disk is never a fault of the program
+        return str(refusal)
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_PEER):
+        told = str(error).splitlines()[0]
+        return f"another process of this run has ended ({told}); its own message, above or in its log, says why. {GO_ON}"
+    return _of_worker(str(error))
+
+
+def _of_worker(text: str) -> str | None:
+    """The mistake that a loader process has met, which torch tells with that process's traceback before it."""
+    if not text.startswith("Caught ") or "in DataLoader worker process" not in text:
+        return None
+    refused = re.findall(r"\[Errno (\d+)\] [^\n]*?(?:: '([^'\n]*)')?$", text, re.MULTILINE)
+    if refused and int(refused[-1][0]) in REMEDIES:
+        return str(DiskError(int(refused[-1][0]), refused[-1][1] or "a file"))
+    frames = re.findall(r'^  File "([^"]*)", line', text, re.MULTILINE)
+    told = re.search(r"^(?:ValueError|[\w.]*DiskError): (.*)\Z", text, re.MULTILINE | re.DOTALL)
+    ours = bool(frames) and re.search(r"[/\\](?:medrag_lightning|callbacks)[/\\][\w/\\]+\.py$", frames[-1])
+    return told[1].strip() if told and ours else None
 
 
 def is_users(error: Exception) -> bool:

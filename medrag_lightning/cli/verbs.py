@@ -23,6 +23,7 @@ from medrag_lightning.cli.checkpoint_head import CheckpointHead, read_head
 from medrag_lightning.cli.config_files import ConfigFile
 from medrag_lightning.cli.explain import explain
 from medrag_lightning.cli.null_words import read_null_words
+from medrag_lightning.cli.orphan import end_with_parent
 from medrag_lightning.cli.outcome import INTERRUPTED, PREEMPTED, tell
 from medrag_lightning.cli.run_folder import CHILD_VARIABLE, Request, choose_folder, last_checkpoint, leave_folder
 
@@ -32,6 +33,7 @@ VERBS = ("fit", "validate", "test", "predict")
 def run_trainer_verb(verb: str, arguments: Sequence[str]) -> None:
     """Reads the configuration of a verb and runs it. ValueError for every mistake in it."""
     cli: MedragCLI | None = None
+    end_with_parent()
     try:
         cli = read_command(verb, arguments)
         cli.run()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrag_lightning.artifacts import fingerprint, read_json, sha256_file, write_json, write_npy
+from medrag_lightning.artifacts import fingerprint, read_manifest, sha256_file, write_manifest, write_npy
 
 logger = logging.getLogger(__name__)
 SCHEMA = 1
@@ -35,9 +35,17 @@ def cached_array(
     path = Path(folder) / f"{name}-{fingerprint(SCHEMA, name, dict(depends_on))[:16]}.npy"
     manifest = path.with_suffix(".json")
     if manifest.is_file() and path.is_file():
-        if read_json(manifest)["sha256"] == sha256_file(path):
+        if _told(manifest) == sha256_file(path):
             return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
         logger.warning("%s is damaged; it is made again", path)
     write_npy(path, make())
-    write_json(manifest, {"schema": SCHEMA, "depends_on": dict(depends_on), "sha256": sha256_file(path)})
+    write_manifest(manifest, {"schema": SCHEMA, "depends_on": dict(depends_on), "sha256": sha256_file(path)})
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _told(manifest: Path) -> Any:
+    """The digest that a manifest tells; None where it is damaged itself."""
+    try:
+        return read_manifest(manifest, "it is made again")["sha256"]
+    except (ValueError, KeyError):
+        return None

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from medrag_lightning.artifacts import counter_rng, fingerprint, read_json
+from medrag_lightning.artifacts import counter_rng, fingerprint
 from medrag_lightning.data.feeds import World
 from medrag_lightning.data.judging import Judge
 from medrag_lightning.data.knowledge_conditions import KnowledgeConditions, SetConditions
@@ -26,7 +26,7 @@ from medrag_lightning.preference_files import (
     write_preferences,
 )
 from medrag_lightning.records import AnswerType, PairKind, Preference, PreferenceSide, Query, Split
-from medrag_lightning.score_files import MANIFEST, documents_fingerprint, query_fingerprint
+from medrag_lightning.score_files import MANIFEST, documents_fingerprint, query_fingerprint, read_table_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def identity_of(world: World, plan: PreferencePlan) -> dict[str, Any]:
         "questions": fingerprint([query_fingerprint(query) for query in queries]),
         "candidates": fingerprint(found),
         "seed": world.seed,
-        **({"table": read_json(manifest)["identity"]} if manifest.is_file() else {}),
+        **({"table": read_table_manifest(manifest.parent)["identity"]} if manifest.is_file() else {}),
     }
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrag_lightning.artifacts import read_json, sha256_file
+from medrag_lightning.artifacts import sha256_file
 from medrag_lightning.records import Condition, ImageShown, Score
-from medrag_lightning.score_files import MANIFEST, SCHEMA, SCORES, check_identity, condition_digest, read_rows
+from medrag_lightning.score_files import MANIFEST, check_identity, condition_digest, read_rows, read_table_manifest
 
 COMMAND = (
     "compute them with: python -m medrag_lightning predict -c DATA -c stages/score --data.init_args.scoring.table {folder} "
@@ -57,10 +57,9 @@ class ScoreTable:
         if not (folder / MANIFEST).is_file():
             begun = "is not finished: " if folder.is_dir() and any(folder.iterdir()) else "does not exist: "
             raise ValueError(f"the score table {folder} {begun}{COMMAND.format(folder=folder)}")
-        manifest = read_json(folder / MANIFEST)
-        if manifest.get("schema") != SCHEMA:
-            raise ValueError(f"{folder / MANIFEST}: schema {manifest.get('schema')!r}, this version reads {SCHEMA}; score anew")
-        path, told = folder / SCORES, manifest["file"]
+        manifest = read_table_manifest(folder)
+        told = manifest["file"]
+        path = folder / told["name"]
         if not path.is_file() or path.stat().st_size != told["bytes"] or sha256_file(path) != told["sha256"]:
             raise ValueError(f"{path} is damaged: it is not the file that {MANIFEST} names; delete {folder} and score again")
         return cls(folder, manifest, read_rows(path))
@@ -91,9 +90,7 @@ class ScoreTable:
         if missing:
             raise self._missing(missing)
 
-    def one_candidate(
-        self, query_id: str, ids: Sequence[str]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
+    def one_candidate(self, query_id: str, ids: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
         """What the reader says with each of K documents alone: `logp_KC`, `token_count_C` and the gold answer's place.
 
         Raises:

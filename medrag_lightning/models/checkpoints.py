@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from medrag_lightning.checkpoint_files import read_checkpoint_file
+from medrag_lightning.checkpoint_files import load_whole
 
 
 def read_trained(path: str, stage: str | tuple[str, ...], prefix: str, who: str) -> tuple[Any, dict[str, Tensor]]:
@@ -25,12 +24,13 @@ def read_trained(path: str, stage: str | tuple[str, ...], prefix: str, who: str)
         The part's description, and its weights without the prefix.
 
     Raises:
-        ValueError: there is no such file, or another stage or program wrote it.
+        ValueError: there is no such file, it is damaged, or another stage or program wrote it.
     """
     stages = (stage,) if isinstance(stage, str) else stage
-    if not Path(path).exists():
-        raise ValueError(f"{path}: there is no such checkpoint; fit the stage {stages[0]} first")
-    checkpoint = read_checkpoint_file(path)
+    try:
+        checkpoint = load_whole(path)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: there is no such checkpoint; fit the stage {stages[0]} first") from error
     head = checkpoint.get("medrag")
     if head is None or head["stage"] not in stages:
         found = "not of medrag_lightning" if head is None else f"of stage {head['stage']!r}"

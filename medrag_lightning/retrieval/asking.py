@@ -115,9 +115,7 @@ def _embed_images(
     return {side: np.concatenate(parts) for side, parts in vectors.items()}, pixels
 
 
-def _embed_queries(
-    images: Sequence[Image], sides: Sequence[Side], encoder: Retriever
-) -> dict[Side, NDArray[np.float32]]:
+def _embed_queries(images: Sequence[Image], sides: Sequence[Side], encoder: Retriever) -> dict[Side, NDArray[np.float32]]:
     """Query vectors for each side: by its head where the encoder has heads, else the images' own for all."""
     if isinstance(encoder, QueryEncoder):
         return {side: encoder.embed_queries(images, side) for side in sides}

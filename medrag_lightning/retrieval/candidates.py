@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -49,8 +51,9 @@ def write_candidates(
                 "channels": [str(candidate.channel) for candidate in found.candidates],
             }
         )
+    plain = pa.Table.from_pylist(rows, _COLUMNS)
     told = {"kind": _KIND, "schema": SCHEMA, "source": source, "corpus": corpus_fingerprint(documents)}
-    table = pa.Table.from_pylist(rows, _COLUMNS.with_metadata(told))
+    table = plain.replace_schema_metadata(told | {"digest": _digest(plain, source.encode())})
     with atomic_write(path) as stream, pa.ipc.new_file(stream, table.schema) as sink:
         sink.write_table(table)
 
@@ -114,14 +117,27 @@ class CachedTable:
         try:
             with pa.memory_map(str(self.path)) as source:
                 table = pa.ipc.open_file(source).read_all()
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{self.path} is no candidate table: {error}") from error
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{self.path} is no candidate table, or damaged: {error}; delete it and search again") from error
         told = table.schema.metadata or {}
         if told.get(b"kind") != _KIND or told.get(b"schema") != SCHEMA.encode():
             raise ValueError(f"{self.path} is no candidate table of schema {SCHEMA}")
-        if told[b"corpus"].decode() != corpus_fingerprint(documents):
+        if told.get(b"corpus") != corpus_fingerprint(documents).encode():
             raise ValueError(f"{self.path} was made in another corpus; name the corpus it was made in, or search again")
+        if b"digest" in told and told[b"digest"] != _digest(table, told.get(b"source", b"")):
+            raise ValueError(f"{self.path} is damaged: not what was written; delete it and search again")
         return table, told[b"source"].decode()
+
+
+def _digest(table: Any, source: bytes) -> bytes:
+    """Hex sha256 of the rows and what found them; empty where the rows cannot be read."""
+    sink = pa.BufferOutputStream()
+    try:
+        with pa.ipc.new_stream(sink, _COLUMNS) as stream:
+            stream.write_table(table.cast(_COLUMNS).combine_chunks())
+    except (pa.ArrowException, ValueError):
+        return b""
+    return hashlib.sha256(source + bytes(sink.getvalue())).hexdigest().encode()
 
 
 class Remembered:

@@ -5,6 +5,7 @@ torch is imported before faiss, and nothing here is searched inside loader worke
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 
 import faiss  # isort: skip
 
-from medrag_lightning.artifacts import atomic_write, fingerprint
+from medrag_lightning.artifacts import atomic_write, fingerprint, read_manifest, sha256_file, write_manifest
 from medrag_lightning.records import Document
 from medrag_lightning.retrieval.half_pass import HalfPass, has_instructions
 from medrag_lightning.retrieval.rescoring import Floats, Integers, best, pair_scores
 from medrag_lightning.retrieval.shards import merge_shards, shards_complete
 from medrag_lightning.retrieval.store import SIDES, EvidenceStore, Side, Vectors, VectorType
 
+logger = logging.getLogger(__name__)
 SLACK = 1e-5  # more than float32 sums of products of unit vectors ever differ by, for a query of length 1
 QUERY_CHUNK = 1024
 # Queries times width from which FAISS multiplies matrices. Its own 128,000 costs 9 times the time at 8 to 500 queries; that
@@ -96,7 +98,7 @@ class VectorIndex:
         if config.kind == "bf16":
             self._half = HalfPass(vectors)
             return
-        if path is not None and path.is_file():
+        if path is not None and _is_whole(path):
             self._index = _read(path, config)
         else:
             self._index = _build(vectors, config)
@@ -235,8 +237,28 @@ def _build(vectors: Vectors, config: IndexConfig) -> Any:
 
 
 def _write(index: Any, path: Path) -> None:
+    """The index, then its checksum, without which it is built again: faiss may crash on a damaged file."""
     with atomic_write(path) as stream:
         faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]
+    write_manifest(_checksum(path), {"bytes": path.stat().st_size, "sha256": sha256_file(path)})
+
+
+def _checksum(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an index lies at `path`, byte for byte as it was written; one that does not is built again."""
+    if not path.is_file() or not _checksum(path).is_file():
+        return False
+    try:
+        told = read_manifest(_checksum(path), "the index is built again")
+        whole = bool(path.stat().st_size == told["bytes"]) and sha256_file(path) == told["sha256"]
+    except (ValueError, KeyError):
+        whole = False
+    if not whole:
+        logger.warning("%s is damaged; it is built again", path)
+    return whole
 
 
 def _read(path: Path, config: IndexConfig) -> Any:

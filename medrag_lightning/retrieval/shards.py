@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medrag_lightning.artifacts import read_json
+from medrag_lightning.artifacts import read_manifest, sha256_file
 from medrag_lightning.batches import Embedded
+from medrag_lightning.disk import refusals_told
 from medrag_lightning.records import Document
 from medrag_lightning.retrieval.store import EvidenceStore, VectorType
 from medrag_lightning.retrieval.store_writer import StoreWriter
@@ -38,7 +39,7 @@ def merge_shards(
     """
     if not shards_complete(folder):
         raise ValueError(f"{folder / SHARDS} has no {COMPLETE}: the embedding run did not finish; run it again")
-    told = read_json(folder / SHARDS / COMPLETE)
+    told = read_manifest(folder / SHARDS / COMPLETE, f"delete {folder / SHARDS} and embed this corpus again")
     if encoder_fingerprint is not None and told["encoder"]["fingerprint"] != encoder_fingerprint:
         raise ValueError(f"{folder / SHARDS} holds vectors of another encoder; delete it, or name the encoder that made them")
     writer = StoreWriter(folder, documents, told["encoder"]["fingerprint"], told["encoder"]["parts"], told["dim"], dtype)
@@ -50,15 +51,26 @@ def merge_shards(
         raise ValueError(f"{folder / SHARDS}: {error}; delete it and embed this corpus again") from error
     finally:
         writer.discard()
-    shutil.rmtree(folder / SHARDS)
+    drop_merged(folder)
     return store
+
+
+def drop_merged(folder: Path) -> None:
+    """Removes shards that a store has taken up; they may be left where a merge was cut short at its end."""
+    if EvidenceStore.exists(folder) and (folder / SHARDS).is_dir():
+        with refusals_told(folder / SHARDS):
+            shutil.rmtree(folder / SHARDS)
 
 
 def read_chunks(shards: Path, names: Sequence[str]) -> Iterator[Embedded]:
     """The chunks one by one."""
     for name in names:
-        told = read_json(shards / f"{name}.json")
-        images, texts = (np.load(shards / f"{name}.{side}.npy", allow_pickle=False) for side in ("image", "text"))
+        told = read_manifest(shards / f"{name}.json", "it is a chunk of an embedding run")
+        files = {side: shards / f"{name}.{side}.npy" for side in ("image", "text")}
+        for side, path in files.items():
+            if not path.is_file() or told.get(f"{side}_file_sha256", sha256_file(path)) != sha256_file(path):
+                raise ValueError(f"{path.name} is damaged or gone")
+        images, texts = (np.load(path, allow_pickle=False) for path in files.values())
         yield Embedded(
             tuple(told["image_index"]),
             images,

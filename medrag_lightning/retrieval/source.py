@@ -18,7 +18,7 @@ from medrag_lightning.retrieval.building import Progress, build_store, check_ima
 from medrag_lightning.retrieval.channels import SIDES_OF, checked_channels
 from medrag_lightning.retrieval.index import IndexConfig, VectorIndex, open_index
 from medrag_lightning.retrieval.ranking import Hit, in_turn, interleave, leak
-from medrag_lightning.retrieval.shards import merge_shards, shards_complete
+from medrag_lightning.retrieval.shards import drop_merged, merge_shards, shards_complete
 from medrag_lightning.retrieval.store import EvidenceStore, Side, VectorType, rows_with
 
 logger = logging.getLogger(__name__)
@@ -99,8 +99,10 @@ class LiveSearch:
         self._need_documents(documents)
         if EvidenceStore.exists(folder):
             store = EvidenceStore.open(folder)
+            store.verify()
             store.check(self.encoder, documents, self.dtype)
             check_images(store, documents, open_image)
+            drop_merged(folder)
         elif shards_complete(folder):
             store = merge_shards(folder, documents, self.dtype, self.encoder.fingerprint())
         else:

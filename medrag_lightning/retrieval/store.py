@@ -5,13 +5,17 @@
     image.npy         unit vectors of the documents that have an image, in corpus order
     text.npy          unit vectors of the documents that have a text, in corpus order
 
+A store that is built where another one lies uses other file names (``image.next.npy``), so that the old one stays whole until
+the new manifest replaces the old: the manifest's `files` tells the names.
+
 A folder without `manifest.json` is not a store: the build that made it did not finish. `documents.arrow` holds the patient
 and study ids that the leak rule compares, so a store of hospital data is patient data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tokenize
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +24,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from medrag_lightning.artifacts import fingerprint, read_json, sha256_file
+from medrag_lightning.artifacts import fingerprint, read_manifest, sha256_file
 from medrag_lightning.interfaces import Retriever
 from medrag_lightning.records import Document, ImageRef
 
 SCHEMA = 1
+DAMAGE = (ValueError, KeyError, OSError, SyntaxError, EOFError, tokenize.TokenError, pa.ArrowException)
 METRIC = "inner product of unit vectors"
 MANIFEST, DOCUMENTS = "manifest.json", "documents.arrow"
 Side = Literal["image", "text"]
@@ -77,18 +82,25 @@ class EvidenceStore:
         """Maps a finished store; ValueError where it is unfinished, of another schema, or a file has another size."""
         if not cls.exists(folder):
             raise ValueError(f"{folder} holds no finished evidence store (no {MANIFEST}); build it again")
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_manifest(folder / MANIFEST, _remedy(folder))
         if manifest.get("schema") != SCHEMA:
             raise ValueError(f"{folder}: schema {manifest.get('schema')!r} of the store is not {SCHEMA}; {_remedy(folder)}")
         for name, told in manifest["files"].items():
             size = (folder / name).stat().st_size if (folder / name).is_file() else None
             if size != told["bytes"]:
                 raise ValueError(f"{folder / name} has {size} bytes, its manifest says {told['bytes']}; {_remedy(folder)}")
-        table = _read_table(folder / DOCUMENTS)
-        vectors: dict[Side, Vectors] = {side: np.load(folder / f"{side}.npy", mmap_mode="r") for side in SIDES}
-        rows = {side: np.flatnonzero(table[f"has_{side}"].to_numpy()).astype(np.int64) for side in SIDES}
-        assert all(len(vectors[side]) == len(rows[side]) for side in SIDES)
-        return cls(folder, manifest, vectors, rows, tuple(table["image_sha256"].to_pylist()))
+        try:
+            table = _read_table(folder / name_of(manifest, DOCUMENTS))
+            vectors: dict[Side, Vectors] = {
+                side: np.load(folder / name_of(manifest, f"{side}.npy"), mmap_mode="r") for side in SIDES
+            }
+            rows = {side: np.flatnonzero(table[f"has_{side}"].to_numpy()).astype(np.int64) for side in SIDES}
+            image_sha256 = tuple(table["image_sha256"].to_pylist())
+        except DAMAGE as error:
+            raise ValueError(f"the evidence store {folder} is damaged ({error}); {_remedy(folder)}") from error
+        if any(len(vectors[side]) != len(rows[side]) for side in SIDES):
+            raise ValueError(f"the evidence store {folder} is damaged (vectors and documents differ); {_remedy(folder)}")
+        return cls(folder, manifest, vectors, rows, image_sha256)
 
     @property
     def fingerprint(self) -> str:
@@ -98,7 +110,10 @@ class EvidenceStore:
     def documents(self) -> list[Document]:
         """The documents, in corpus order, with their images where they were when the store was built."""
         columns = ("id", "text", "patient_id", "study_id", "modality", "source", "license", "image")
-        rows = _read_table(self.folder / DOCUMENTS).select(columns).to_pylist()
+        try:
+            rows = _read_table(self.folder / name_of(self.manifest, DOCUMENTS)).select(columns).to_pylist()
+        except DAMAGE as error:
+            raise ValueError(f"the evidence store {self.folder} is damaged ({error}); {_remedy(self.folder)}") from error
         return [Document(**row | {"image": ImageRef.parse(row["image"]) if row["image"] else None}) for row in rows]
 
     def check(self, encoder: Retriever, documents: Sequence[Document], dtype: VectorType) -> None:
@@ -119,10 +134,15 @@ class EvidenceStore:
         raise ValueError(f"the evidence store {self.folder} was built with {told}; {_remedy(self.folder)}")
 
     def verify(self) -> None:
-        """Reads every file whole; ValueError that names the first damaged one."""
+        """Reads every file whole; ValueError that names the first damaged or missing one."""
         for name, told in self.manifest["files"].items():
-            if sha256_file(self.folder / name) != told["sha256"]:
+            if not (self.folder / name).is_file() or sha256_file(self.folder / name) != told["sha256"]:
                 raise ValueError(f"{self.folder / name} is damaged: its sha256 is not the manifest's; {_remedy(self.folder)}")
+
+
+def name_of(manifest: Mapping[str, Any], name: str) -> str:
+    """What the file `name` is called in a finished store: otherwise where a store was built in the place of another."""
+    return next(str(there) for there in manifest["files"] if there.partition(".")[0] == name.partition(".")[0])
 
 
 def _read_table(path: Path) -> Any:

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from medrag_lightning.artifacts import atomic_write, fingerprint, sha256_file, write_json
+from medrag_lightning.artifacts import atomic_write, fingerprint, free_name, read_manifest, sha256_file, write_manifest
 from medrag_lightning.batches import Embedded
+from medrag_lightning.disk import Unfinished, refusals_told
 from medrag_lightning.records import Document, unique_by_id
 from medrag_lightning.retrieval.store import (
     DOCUMENTS,
@@ -58,15 +59,21 @@ class StoreWriter:
         self.folder, self.documents = folder, documents
         self.encoder = {"fingerprint": encoder_fingerprint, "parts": encoder_parts}
         self.dim, self.dtype = dim, dtype
-        folder.mkdir(parents=True, exist_ok=True)
         self._rows = {side: rows_with(documents, side) for side in SIDES}
         self._place = {side: {int(row): at for at, row in enumerate(self._rows[side])} for side in SIDES}
         self._seen = {side: np.zeros(len(self._rows[side]), bool) for side in SIDES}
         self._image_sha256: list[str | None] = [None] * len(documents)
-        self._maps = {
-            side: np.lib.format.open_memmap(self._temporary(side), "w+", np.dtype(dtype), (len(self._rows[side]), dim))
-            for side in SIDES
-        }
+        self._old = _files_of(folder)
+        self._names = {name: free_name(name, self._old) for name in (DOCUMENTS, *(f"{side}.npy" for side in SIDES))}
+        self._new: dict[Side, Unfinished] = {}
+        self._maps: dict[Side, np.memmap[Any, Any]] = {}
+        try:
+            for side in SIDES:
+                self._new[side] = Unfinished(folder / self._names[f"{side}.npy"])
+                self._maps[side] = _map(self._new[side], np.dtype(dtype), (len(self._rows[side]), dim))
+        except BaseException:
+            self.discard()
+            raise
 
     def add(self, embedded: Embedded) -> None:
         """Takes vectors; ValueError for a document that is not in the corpus, comes twice or has another text."""
@@ -85,23 +92,25 @@ class StoreWriter:
                 missing = self._rows[side][~self._seen[side]]
                 first = self.documents[int(missing[0])].id
                 raise ValueError(f"{len(missing)} documents have no {side} vector yet, the first is {first!r}")
-        (self.folder / MANIFEST).unlink(missing_ok=True)
-        with atomic_write(self.folder / DOCUMENTS) as stream:
+        with atomic_write(self.folder / self._names[DOCUMENTS]) as stream:
             table = self._table()
             with pa.ipc.new_file(stream, table.schema) as sink:
                 sink.write_table(table)
         for side in SIDES:
-            self._maps[side].flush()
-            with self._temporary(side).open("rb") as stream:
-                os.fsync(stream.fileno())
-            self._temporary(side).replace(self.folder / f"{side}.npy")
-        write_json(self.folder / MANIFEST, self._manifest())
+            with refusals_told(self._new[side].path):
+                self._maps[side].flush()
+                self._new[side].finish()
+        write_manifest(self.folder / MANIFEST, self._manifest())
+        for name in self._old - set(self._names.values()):  # of the store that was here
+            with refusals_told(self.folder / name):
+                (self.folder / name).unlink(missing_ok=True)
         return EvidenceStore.open(self.folder)
 
     def discard(self) -> None:
-        """Removes what an abandoned build has written."""
-        for side in SIDES:
-            self._temporary(side).unlink(missing_ok=True)
+        """Removes what an abandoned build has written, and ends a finished one."""
+        for new in self._new.values():
+            new.discard()
+            new.close()
 
     def _put(self, side: Side, index: Sequence[int], vectors: NDArray[np.float32]) -> None:
         if len(index) != len(vectors) or (len(index) and vectors.shape[1] != self.dim):
@@ -119,9 +128,6 @@ class StoreWriter:
             self._maps[side][place] = vectors[at]
             self._seen[side][place] = True
 
-    def _temporary(self, side: Side) -> Path:
-        return self.folder / f".{side}.npy.{os.getpid()}.tmp"
-
     def _table(self) -> Any:
         names = ("id", "text", "patient_id", "study_id", "modality", "source", "license")
         columns: dict[str, Any] = {n: pa.array([getattr(d, n) for d in self.documents], pa.string()) for n in names}
@@ -133,7 +139,7 @@ class StoreWriter:
 
     def _manifest(self) -> dict[str, Any]:
         corpus, ids = corpus_fingerprint(self.documents), [document.id for document in self.documents]
-        files = {name: self.folder / name for name in (DOCUMENTS, *(f"{side}.npy" for side in SIDES))}
+        files = {name: self.folder / name for name in self._names.values()}
         return {
             "schema": SCHEMA,
             "fingerprint": store_fingerprint(str(self.encoder["fingerprint"]), corpus, self.dtype),
@@ -151,6 +157,29 @@ class StoreWriter:
             "files": {n: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for n, path in files.items()},
             "note": PATIENT_NOTE,
         }
+
+
+def _files_of(folder: Path) -> set[str]:
+    """The files of the finished store in `folder`, whatever their state; none where there is no store that can be read."""
+    try:
+        return set(read_manifest(folder / MANIFEST, "")["files"])
+    except (OSError, ValueError, KeyError):
+        return set()
+
+
+def _map(new: Unfinished, dtype: np.dtype[Any], shape: tuple[int, int]) -> np.memmap[Any, Any]:
+    """A ``.npy`` file mapped for writing. Its space is taken at once: a disk that fills up later would kill the process."""
+    with refusals_told(new.path), os.fdopen(os.dup(new.handle), "r+b") as stream:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.flush()
+        size_bytes = stream.tell() + shape[0] * shape[1] * dtype.itemsize
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(new.handle, 0, size_bytes)
+        else:
+            os.truncate(new.handle, size_bytes)
+        mapped: np.memmap[Any, Any] = np.lib.format.open_memmap(new.temporary, "r+")
+        return mapped
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:

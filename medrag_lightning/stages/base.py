@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from medrag_lightning import __version__
 from medrag_lightning.artifacts import counter_rng
-from medrag_lightning.checkpoint_files import read_checkpoint_file
+from medrag_lightning.checkpoint_files import load_whole
 from medrag_lightning.stages import sharding
 
 CHECKPOINT_KEY = "medrag"
@@ -95,9 +95,7 @@ class Stage(L.LightningModule):
         self._reader_is_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
         if self._reader_is_sharded:
             if self.trainer.strategy._save_distributed_checkpoint:  # type: ignore[attr-defined]
-                raise ValueError(
-                    "ModelParallelStrategy would save in pieces: set save_distributed_checkpoint: false"
-                )
+                raise ValueError("ModelParallelStrategy would save in pieces: set save_distributed_checkpoint: false")
             sharding.shard(reader, self.device_mesh)
 
     def on_validation_start(self) -> None:
@@ -167,7 +165,7 @@ def read_checkpoint(path: str, stage: str | tuple[str, ...]) -> tuple[dict[str, 
     if not Path(path).is_file():
         first = stage if isinstance(stage, str) else stage[0]
         raise ValueError(f"{path}: there is no such checkpoint; fit stage {first} first, or correct the path")
-    checkpoint = read_checkpoint_file(path)
+    checkpoint = load_whole(path)
     return checked_description(checkpoint, stage, path), checkpoint["state_dict"]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from torch.utils.data import DataLoader
 
 from medrag_lightning.records import AnswerType, Channel, Prediction, Query, Regime, Split
@@ -127,5 +128,5 @@ def trainer(folder, *callbacks, logger=False, **settings):
     defaults = {"max_epochs": 2, "log_every_n_steps": 1, "num_sanity_val_steps": 0} | settings
     return L.Trainer(
         accelerator="cpu", default_root_dir=folder, callbacks=list(callbacks), logger=logger,
-        enable_checkpointing=False, enable_model_summary=False, **defaults,
+        enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks), enable_model_summary=False, **defaults,
     )  # fmt: skip

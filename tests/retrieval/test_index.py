@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medrag_lightning.artifacts import fingerprint
+from medrag_lightning.artifacts import fingerprint, sha256_file, write_manifest
 from medrag_lightning.retrieval.building import build_store
 from medrag_lightning.retrieval.index import IndexConfig, VectorIndex, build_index, index_path, open_index
 from medrag_lightning.retrieval.store import EvidenceStore
@@ -162,10 +162,24 @@ def test_index_files_of_other_settings_or_stores_are_not_read(world, encoder, tm
     assert index_path(again, "image", IndexConfig()) not in before
 
 
-def test_damaged_index_file_is_refused(tmp_path):
-    (tmp_path / "bad.faiss").write_bytes(fingerprint("x").encode())
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_a_damaged_index_file_is_built_again(tmp_path, kind, caplog):
+    path, vectors = tmp_path / "one.faiss", unit(300)
+    first = VectorIndex(vectors, IndexConfig(kind), path).search(vectors[:5], 4)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4  # hnsw: a link to nowhere, at which faiss may crash
+    path.write_bytes(data)
+    again = VectorIndex(vectors, IndexConfig(kind), path).search(vectors[:5], 4)
+    assert "is damaged; it is built again" in caplog.text
+    np.testing.assert_array_equal(first[1], again[1])
+
+
+def test_an_index_that_is_none_or_of_other_vectors_is_refused(tmp_path):
+    bad = tmp_path / "bad.faiss"
+    bad.write_bytes(fingerprint("x").encode())
+    write_manifest(tmp_path / "bad.faiss.json", {"bytes": bad.stat().st_size, "sha256": sha256_file(bad)})
     with pytest.raises(ValueError, match="no readable index; delete that file"):
-        VectorIndex(unit(9), IndexConfig(), tmp_path / "bad.faiss")
+        VectorIndex(unit(9), IndexConfig(), bad)
     VectorIndex(unit(9), IndexConfig(), tmp_path / "nine.faiss")
     with pytest.raises(ValueError, match="indexes 9 vectors, the store has 8"):
         VectorIndex(unit(8), IndexConfig(), tmp_path / "nine.faiss")

@@ -1,11 +1,11 @@
 """The evidence store: round trip, absent sides, refusals, and builds that were cut short."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
+from medrag_lightning.artifacts import write_manifest
 from medrag_lightning.batches import Embedded, EmbedItem
 from medrag_lightning.models.tiny_dual_encoder import TinyDualEncoder
 from medrag_lightning.retrieval.building import build_store, check_images
@@ -111,7 +111,7 @@ def test_a_killed_build_leaves_no_store(world, encoder, tmp_path, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medrag_lightning.retrieval.store_writer.write_json", killed)  # between vectors and manifest
+    monkeypatch.setattr("medrag_lightning.retrieval.store_writer.write_manifest", killed)  # between vectors and manifest
     with pytest.raises(KeyboardInterrupt):
         build(world, encoder, tmp_path)
     monkeypatch.undo()
@@ -122,12 +122,25 @@ def test_a_killed_build_leaves_no_store(world, encoder, tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_a_build_that_fails_over_an_old_store_makes_it_unfinished(world, encoder, tmp_path, monkeypatch):
-    build(world, encoder, tmp_path)
-    monkeypatch.setattr("medrag_lightning.retrieval.store_writer.write_json", lambda *args: 1 / 0)
+def test_a_build_that_fails_over_an_old_store_leaves_that_one_whole(world, encoder, tmp_path, monkeypatch):
+    old = build(world, encoder, tmp_path)
+    monkeypatch.setattr("medrag_lightning.retrieval.store_writer.write_manifest", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build(world, encoder, tmp_path)
-    assert not EvidenceStore.exists(tmp_path)
+    still = EvidenceStore.open(tmp_path)
+    still.verify()
+    assert still.documents() == old.documents()
+
+
+def test_a_store_built_over_another_takes_its_place_and_its_files_go(world, encoder, tmp_path):
+    build(world, encoder, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    world.documents = world.documents[:30]
+    new = build(world, encoder, tmp_path)
+    assert new.documents() == world.documents
+    assert {path.name for path in tmp_path.iterdir()} == {MANIFEST, "documents.next.arrow", "image.next.npy", "text.next.npy"}
+    build(world, encoder, tmp_path).verify()
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_damage_is_found(world, encoder, tmp_path):
@@ -140,8 +153,7 @@ def test_damage_is_found(world, encoder, tmp_path):
     (tmp_path / "text.npy").write_bytes(data[:-8])
     with pytest.raises(ValueError, match=r"text\.npy has \d+ bytes, its manifest says"):
         EvidenceStore.open(tmp_path)
-    manifest = json.loads((tmp_path / MANIFEST).read_text())
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest | {"schema": 99}))
+    write_manifest(tmp_path / MANIFEST, store.manifest | {"schema": 99})
     with pytest.raises(ValueError, match="schema 99"):
         EvidenceStore.open(tmp_path)
 
