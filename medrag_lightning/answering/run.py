@@ -29,11 +29,18 @@ def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | No
     Raises:
         ValueError: a variable is not set, the config is of another stage, or the checkpoint does not fit it.
     """
+    return answerer_and_data(config, checkpoint, fusion)[0]
+
+
+def answerer_and_data(
+    config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None
+) -> tuple[Answerer, MedragData]:
+    """The same, and the data that it was trained and is tested on."""
     stage, data = _instantiate(Path(config))
     stage.load_weights_from(str(checkpoint))
     data.prepare_data()
     roots = {root for table in (*data.tables, *data.corpus) for root in table.roots()}
-    return Answerer(
+    answerer = Answerer(
         data.source,
         stage.reader,
         data.documents(),
@@ -46,6 +53,7 @@ def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | No
         stage.batch_reader.closed,
         steering=stage.numbered_steering().get(""),
     )
+    return answerer, data
 
 
 def _instantiate(path: Path) -> tuple[ReaderRaft, MedragData]:

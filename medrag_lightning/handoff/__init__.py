@@ -1,0 +1,1 @@
+"""What a run hands on: a report to read, a bundle to deploy."""
