@@ -102,9 +102,9 @@ def _embedded(store: EvidenceStore, documents: Sequence[Document], start: int) -
     """The vectors of the documents from `start`, at most ROWS of them."""
     parts = {}
     for side in ("image", "text"):
-        rows = store.rows[side]  # type: ignore[index]
+        rows = store.rows[side]
         first, last = np.searchsorted(rows, [start, start + ROWS])
-        vectors = np.asarray(store.vectors[side][first:last], np.float32)  # type: ignore[index]
+        vectors = np.asarray(store.vectors[side][first:last], np.float32)
         parts[side] = tuple(int(row) for row in rows[first:last]), vectors
     images, texts = parts["image"][0], parts["text"][0]
     return Embedded(

@@ -28,11 +28,7 @@ WEIGHTS = "model.safetensors"
 
 
 def save_encoder(encoder: Any, bundle: Path, name: str) -> Spec:
-    """Writes an encoder, with what was trained merged in, to ``retriever/<name>`` and gives its entry in ``system.json``.
-
-    Raises:
-        ValueError: a kind of encoder that bundles do not know.
-    """
+    """Writes an encoder, with what was trained merged in, to ``retriever/<name>``; gives its entry in ``system.json``."""
     if isinstance(encoder, HeadedEncoder):
         return _save_headed(encoder, bundle, name)
     if isinstance(encoder, TrainedEncoder):
@@ -45,15 +41,22 @@ def save_encoder(encoder: Any, bundle: Path, name: str) -> Spec:
     elif isinstance(encoder, TinyTowers):
         spec = {"kind": "tiny_towers", "folder": folder, "dim": encoder.dim, "hidden": encoder.hidden}
         save_file(plain_state(encoder), place / WEIGHTS)
-    elif isinstance(encoder, HfTowers):
-        spec = {"kind": "hf_towers", "folder": folder, **_save_towers(encoder, place)}
     else:
+        assert isinstance(encoder, HfTowers), "checked before"
+        spec = {"kind": "hf_towers", "folder": folder, **_save_towers(encoder, place)}
+    write_json(place / "settings.json", spec)
+    return spec
+
+
+def check_encoder(encoder: Any) -> None:
+    """ValueError for a kind of encoder that bundles do not know."""
+    if isinstance(encoder, HeadedEncoder | TrainedEncoder):
+        check_encoder(encoder.encoder)
+    elif not isinstance(encoder, TinyDualEncoder | TinyTowers | HfTowers):
         raise ValueError(
             f"a bundle cannot hold an encoder of class {type(encoder).__name__}; it knows TinyDualEncoder, TinyTowers, "
             "TinyClip, HfDualEncoder, and TrainedEncoder, DistilledEncoder and HeadedEncoder around them"
         )
-    write_json(place / "settings.json", spec)
-    return spec
 
 
 def load_encoder(spec: Mapping[str, Any], bundle: Path, device: str) -> Retriever:

@@ -27,8 +27,9 @@ from medrag_lightning.handoff.bundle.probes import (
     write_probes,
 )
 from medrag_lightning.handoff.bundle.proof import ask_in_clean_process
+from medrag_lightning.handoff.bundle.quiet import no_progress_bars
 from medrag_lightning.handoff.bundle.reader_files import How, check_reader, save_reader, save_weights
-from medrag_lightning.handoff.bundle.sources import load_source, save_source, searches
+from medrag_lightning.handoff.bundle.sources import check_source, load_source, save_source, searches
 from medrag_lightning.handoff.bundle.sums import write_sums
 from medrag_lightning.handoff.bundle.swap import put_in_place, refuse_existing, working_folder
 from medrag_lightning.handoff.bundle.system import describe_system, system_schema
@@ -75,7 +76,6 @@ class Run:
         queries: from which probes are drawn: the test questions.
         counts: questions by split.
         seed: of the run.
-        name: of the run.
         result_folders: where ``results.json`` may lie.
         queries_fingerprint: of all questions.
     """
@@ -84,7 +84,6 @@ class Run:
     queries: Sequence[Query]
     counts: dict[str, int]
     seed: int | None
-    name: str
     result_folders: Sequence[Path]
     queries_fingerprint: str
 
@@ -109,7 +108,8 @@ def export_bundle(run: Run, settings: Settings, say: Say, report: Report) -> dic
     bundle = working_folder(settings.output)
     root = working_folder(corpus_output) if pointed else bundle
     try:
-        told = _Writing(run, settings, bundle, root, say, report).write()
+        with no_progress_bars():
+            told = _Writing(run, settings, bundle, root, say, report).write()
         if pointed:
             put_in_place(root, corpus_output, settings.overwrite)
         put_in_place(bundle, settings.output, settings.overwrite)
@@ -121,6 +121,7 @@ def export_bundle(run: Run, settings: Settings, say: Say, report: Report) -> dic
 
 def _check(answerer: Answerer, settings: Settings) -> None:
     check_reader(answerer.reader, settings.reader)
+    check_source(answerer.source)
     if settings.probes < 1:
         raise ValueError(f"--probes must be at least 1, got {settings.probes}: a bundle is proved by its probes")
     if settings.reader == "adapter" and settings.dtype is not None:
@@ -264,7 +265,7 @@ class _Writing:
         told: dict[str, Any] = {
             "schema": layout.SCHEMA,
             "class": layout.CLASS,
-            "name": self.run.name,
+            "name": self.settings.output.name,
             "version": __version__,
             "versions": card.versions(),
             "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),

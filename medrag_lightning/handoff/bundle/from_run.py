@@ -40,7 +40,6 @@ def read_run(run: str | Path, checkpoint: str, fusion: str | Path | None = None)
         questions["test"],
         {name: len(part) for name, part in questions.items()},
         told.get("seed_everything"),
-        config.parent.resolve().name,
         [config.parent, chosen.resolve().parent.parent],
         fingerprint(asked),
     )

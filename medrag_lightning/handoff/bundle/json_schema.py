@@ -21,11 +21,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "null": (type(None),),
 }
-_KNOWN = frozenset(
-    ("$schema", "$id", "$defs", "$ref", "title", "description", "type", "const", "enum", "anyOf")
-    + ("properties", "required", "additionalProperties", "items", "minItems")
-    + ("minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength")
-)
+_KNOWN = frozenset({"$schema", "$id", "$defs", "$ref", "title", "description", "type", "const", "enum", "anyOf"}) | {
+    *("properties", "required", "additionalProperties", "items", "minItems"),
+    *("minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength"),
+}
 MOST_BYTES, DEEPEST = 64 << 20, 64
 
 

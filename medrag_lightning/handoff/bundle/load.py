@@ -12,6 +12,7 @@ from medrag_lightning.data.images import ImageStore
 from medrag_lightning.handoff.bundle.corpus import read_documents
 from medrag_lightning.handoff.bundle.identities import HiddenIdentities, Identities
 from medrag_lightning.handoff.bundle.layout import CORPUS_SUFFIX, IMAGES, INDEX, KEY, POINTER, PROBE_IMAGES, SUMS
+from medrag_lightning.handoff.bundle.quiet import no_progress_bars
 from medrag_lightning.handoff.bundle.reader_files import load_reader
 from medrag_lightning.handoff.bundle.sources import load_source, searches
 from medrag_lightning.handoff.bundle.system import read_system
@@ -36,8 +37,12 @@ def load_bundle(folder: str | Path, device: str = "cpu", corpus: str | Path | No
     if verify and (faults := verify_bundle(bundle, corpus).faults):
         more = f", and {len(faults) - 3} more; python -m medrag_lightning verify {bundle}" if len(faults) > 3 else ""
         raise ValueError(f"{bundle} is not as it was exported: {'; '.join(faults[:3])}{more}")
+    with no_progress_bars():
+        return _assembled(bundle, corpus_folder(bundle, corpus), device)
+
+
+def _assembled(bundle: Path, root: Path, device: str) -> Answerer:
     told = read_system(bundle)
-    root = corpus_folder(bundle, corpus)
     source = load_source(told["source"], bundle, device)
     documents = read_documents(root, [place for place, _ in searches(source)])
     settings: dict[str, Any] = {} if told["abstain_below"] is None else {"abstain_below": told["abstain_below"]}

@@ -40,8 +40,16 @@ def merge_reader(reader: HfReader) -> None:
 
 
 def cast_reader(reader: HfReader, dtype: torch.dtype) -> None:
-    """Puts weights and computation of the reader into a type."""
-    reader.core.to(dtype)
+    """Puts weights and computation of the reader into a type.
+
+    Other buffers stay: frequencies of rotary positions are float32 in every reader that is loaded, whatever its type.
+    """
+    for parameter in reader.core.parameters():
+        parameter.data = parameter.data.to(dtype)
+    for layer in reader.core.modules():
+        for names in layer.__dict__.get("kept_lora", ()):
+            for name in names[:2]:
+                layer._buffers[name] = layer.get_buffer(name).to(dtype)
     reader.compute_dtype = dtype
     reader.vision_cache.clear()
 

@@ -21,6 +21,7 @@ from medrag_lightning.retrieval.source import LiveSearch
 
 OPSET = 18
 LEAST_COSINE = 1 - 1e-4
+_AS_LONG_AS_THE_TEXT = ("input_ids", "attention_mask", "buckets", "weights")
 _TEXTS = ["Right lower-lobe opacity, no effusion.", "normal", "is there a nodule in the left upper lobe?"]
 
 
@@ -71,7 +72,10 @@ def _parts(encoder: Any) -> list[tuple[str, Any, dict[str, Tensor], nn.Module]]:
     frozen = encoder.encoder if isinstance(encoder, BundledHeads) else encoder
     pictures = [Image.fromarray(_noise(seed)) for seed in range(3)]
     images, texts = frozen.image_inputs(pictures), frozen.text_inputs(_TEXTS)
-    parts = [("image", frozen.image_vectors, images, frozen), ("text", frozen.text_vectors, texts, frozen)]
+    parts: list[tuple[str, Any, dict[str, Tensor], Any]] = [
+        ("image", frozen.image_vectors, images, frozen),
+        ("text", frozen.text_vectors, texts, frozen),
+    ]
     if isinstance(encoder, BundledHeads):
         for side, head in encoder.heads.items():
             parts.append((f"{side}_query", _query(frozen, head, encoder.mixes[side]), images, encoder))
@@ -92,7 +96,7 @@ def _write(vectors: Any, inputs: dict[str, Tensor], holds: nn.Module, path: Path
 
     path.parent.mkdir(parents=True, exist_ok=True)
     names = list(inputs)
-    axes = {name: {axis: f"{name}_{axis}" for axis in ((0, 1) if value.dim() == 2 else (0,))} for name, value in inputs.items()}
+    axes = {name: {axis: f"{name}_{axis}" for axis in ((0, 1) if name in _AS_LONG_AS_THE_TEXT else (0,))} for name in names}
     first = tuple(value[:2] for value in inputs.values())
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer's: what it fixes is compared below, on another batch

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from medrag_lightning.handoff.bundle.encoders import Spec, load_encoder, plain_state, save_encoder
+from medrag_lightning.handoff.bundle.encoders import Spec, check_encoder, load_encoder, plain_state, save_encoder
 from medrag_lightning.handoff.bundle.layout import RETRIEVER
 from medrag_lightning.interfaces import CandidateSource, SimilarityFusion
 from medrag_lightning.models.similarity_fusion import FixedFusion, TrainedFusion, WeightedSimilarities
@@ -24,18 +24,12 @@ _LIVE = ("dtype", "batch_size", "distinct_documents", "distinct_texts")
 
 
 def save_source(source: Any, bundle: Path, name: str = "encoder") -> Spec:
-    """Writes encoders and fusion weights below ``retriever/`` and gives the entry in ``system.json``.
-
-    Raises:
-        ValueError: a source that cannot answer new questions, or that bundles do not know.
-    """
+    """Writes encoders and fusion weights of a checked source below ``retriever/``; gives the entry in ``system.json``."""
     if isinstance(source, Remembered):
         return save_source(source.source, bundle, name)
     if isinstance(source, NoEvidence):
         return {"kind": "none"}
     if isinstance(source, LiveSearch):
-        if source._fresh:
-            raise ValueError("the source's vectors were made anew in memory; build the evidence store with that encoder first")
         told = {setting: getattr(source, setting) for setting in _LIVE}
         channels = {str(channel): count for channel, count in source.per_channel.items()}
         encoder = save_encoder(source.encoder, bundle, name)
@@ -43,13 +37,29 @@ def save_source(source: Any, bundle: Path, name: str = "encoder") -> Spec:
     if isinstance(source, FusedSearch):
         pool, fusion = save_source(source.pool, bundle, name), _save_fusion(source.fusion, bundle, name)
         return {"kind": "fused", "pool": pool, "fusion": fusion, "top": source.top, "candidates": source.candidates}
-    if isinstance(source, KnowledgeSearch):
-        return {"kind": "knowledge"} | {kind: save_source(part, bundle, kind) for kind, part in source.parts.items()}
-    why = "answers only the questions in its table" if isinstance(source, CachedTable) else "is not known to bundles"
-    raise ValueError(
-        f"data.source is a {type(source).__name__}, which {why}; export with LiveSearch, FusedSearch, KnowledgeSearch or "
-        "NoEvidence: set data.source in the run's config.yaml to the search that made the table"
-    )
+    assert isinstance(source, KnowledgeSearch), "checked before"
+    return {"kind": "knowledge"} | {kind: save_source(part, bundle, kind) for kind, part in source.parts.items()}
+
+
+def check_source(source: Any) -> None:
+    """ValueError for a source that cannot answer new questions, or that bundles do not know; before anything is written."""
+    if isinstance(source, Remembered):
+        check_source(source.source)
+    elif isinstance(source, KnowledgeSearch):
+        for part in source.parts.values():
+            check_source(part)
+    elif isinstance(source, LiveSearch):
+        check_encoder(source.encoder)
+        if source._fresh:
+            raise ValueError("the source's vectors were made anew in memory; build the evidence store with that encoder first")
+    elif isinstance(source, FusedSearch):
+        check_source(source.pool)
+    elif not isinstance(source, NoEvidence):
+        why = "answers only the questions in its table" if isinstance(source, CachedTable) else "is not known to bundles"
+        raise ValueError(
+            f"data.source is a {type(source).__name__}, which {why}; export with LiveSearch, FusedSearch, KnowledgeSearch or "
+            "NoEvidence: set data.source in the run's config.yaml to the search that made the table"
+        )
 
 
 def load_source(spec: Mapping[str, Any], bundle: Path, device: str) -> CandidateSource:

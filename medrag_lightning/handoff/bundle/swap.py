@@ -68,9 +68,12 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _flush(folder: Path) -> None:
-    """Has every file and folder below, and the folder itself, written to disk."""
+    """Has every file and folder below, and the folder itself, written to disk; all may be read by whom the umask lets."""
+    mask = os.umask(0)
+    os.umask(mask)
     for root, _, names in os.walk(folder):
         for name in names:
+            (Path(root) / name).chmod(0o666 & ~mask)  # some libraries write files that only their owner may read
             with (Path(root) / name).open("rb") as stream:
                 os.fsync(stream.fileno())
         _flush_folder(Path(root))

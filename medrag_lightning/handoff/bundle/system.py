@@ -142,14 +142,16 @@ def _sources() -> Schema:
     learned = {"kind": {"const": "weighted"}, "settings": _fusion_settings(), "modalities": modalities, "file": _FILE}
     fused = {
         "kind": {"const": "fused"},
-        "pool": _object(live),
+        "pool": {"$ref": "#/$defs/live"},
         "fusion": {"anyOf": [fixed, _object(learned)]},
         "top": _COUNT,
         "candidates": _COUNT_OR_NULL,
     }
-    part = {"anyOf": [_object(live), _object(fused)]}
+    one_of = [{"$ref": "#/$defs/live"}, {"$ref": "#/$defs/fused"}]
+    part = {"anyOf": one_of}
     both = _object({"kind": {"const": "knowledge"}, "reports": part, "documents": part})
-    return {"source": {"anyOf": [_object({"kind": {"const": "none"}}), _object(live), _object(fused), both]}}
+    none = _object({"kind": {"const": "none"}})
+    return {"live": _object(live), "fused": _object(fused), "source": {"anyOf": [none, *one_of, both]}}
 
 
 def _fusion_settings() -> Schema:
