@@ -18,8 +18,9 @@ def run_export(arguments: Sequence[str]) -> None:
     """Exports the run that the arguments name, and says what is inside and how well it agrees."""
     told = _parse(arguments)
     began = time.monotonic()
-    from medrag_lightning.handoff.bundle.export import Settings, export_bundle
+    from medrag_lightning.handoff.bundle.export import export_bundle
     from medrag_lightning.handoff.bundle.from_run import read_run, suggested_threshold
+    from medrag_lightning.handoff.bundle.request import Settings
     from medrag_lightning.handoff.bundle.swap import refuse_existing
 
     output = Path(told.output)
@@ -31,7 +32,7 @@ def run_export(arguments: Sequence[str]) -> None:
     )  # fmt: skip
     say = _Teller(began)
     say(f"reading {told.run}")
-    made = export_bundle(read_run(told.run, told.ckpt_path, told.fusion), settings, say, say.progress)
+    made = export_bundle(read_run(told.run, told.ckpt_path, told.fusion, told.system), settings, say, say.progress)
     parity, seconds = made["parity"], time.monotonic() - began
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     tell(
@@ -72,6 +73,7 @@ def _parse(arguments: Sequence[str]) -> Any:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
     parser.add_argument("--probes", type=int, default=8)
     parser.add_argument("--onnx", action="store_true")
+    parser.add_argument("--system", default="")
     parser.add_argument("--fusion")
     parser.add_argument("--abstain")
     parser.add_argument("--device", default="cpu")

@@ -127,7 +127,8 @@ pairs were kept. In FOLDER: pairs.arrow, statistics.json, samples.html and sampl
 {_FILES}""",
     "export": """\
 usage: python -m medrag_lightning export RUN --ckpt_path best|last|FILE --output FOLDER [--reader merged|adapter|both]
-         [--corpus include|pointer] [--dtype float32|bfloat16] [--fusion FILE] [--abstain P|report] [--onnx] [--overwrite]
+         [--corpus include|pointer] [--dtype float32|bfloat16] [--system NAME] [--fusion FILE]
+         [--abstain P|report] [--probes N] [--onnx] [--overwrite] [--device NAME]
 
 Writes a bundle of a run of stage reader_raft: reader, encoders, evidence, prompt, steering and fusion, as safetensors, JSON,
 Arrow and FAISS; a model card; sums of all files. Then it asks the bundle some test questions in a clean process, and keeps
@@ -142,6 +143,7 @@ it only if answers and evidence are those of the run: log-probabilities within 1
                     the probe questions; the bundle names its fingerprint, and need not be where patients' data are
   --dtype TYPE      of the merged reader (default: what the run computed in)
   --probes N        how many questions prove it (default 8); they stay in it, with images, beside the evidence
+  --system NAME     one of the run's data.rivals, with its search and its steering, in place of data.source
   --fusion FILE     the fusion.yaml that `validate` wrote, in place of the run's own settings
   --abstain P       an answer of a lower probability is withheld; `report`: as the run's report suggests
   --onnx            also the encoders' towers and heads as ONNX, each compared with torch by onnxruntime

@@ -17,8 +17,9 @@ from reader_world import tiny
 from medrag_lightning.answering import Answerer
 from medrag_lightning.batches import Steering
 from medrag_lightning.data.images import ImageStore
-from medrag_lightning.handoff.bundle.export import Run, Settings, export_bundle
+from medrag_lightning.handoff.bundle.export import export_bundle
 from medrag_lightning.handoff.bundle.merging import cast_reader
+from medrag_lightning.handoff.bundle.request import Run, Settings
 from medrag_lightning.models.hf_reader import HfReader
 from medrag_lightning.models.lora import LoraSettings
 from medrag_lightning.models.similarity_fusion import FixedFusion, WeightedSimilarities

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -111,9 +113,14 @@ def test_a_bundle_that_answers_otherwise_is_not_kept(world, tmp_path, monkeypatc
 
 
 def test_the_proof_runs_where_training_packages_cannot_be_imported(world, tmp_path):
-    """The real clean process; then the same in three lines, with the packages blocked, and only what is blocked is missing."""
+    """The real clean process."""
     told = export(world, answerer(world, tmp_path, reader(True), SOURCES["fused"]()), tmp_path)
     assert told["parity"]["max_abs_delta_logp_nats"] <= 1e-5
+
+
+@pytest.mark.slow
+def test_three_lines_answer_without_training_packages(world, tmp_path, here):
+    export(world, answerer(world, tmp_path, reader(True), SOURCES["fused"]()), tmp_path)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         f"for name in {(*NOT_AT_RUN_TIME, 'peft', 'accelerate')!r}: sys.modules[name] = None\n"
@@ -250,6 +257,33 @@ def test_what_cannot_be_handed_on_is_refused(world, tmp_path, here):
     with pytest.raises(ValueError, match="cannot hold an encoder of class Odd"):
         export(world, plain, tmp_path)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_at_any_moment_leaves_the_old_bundle(world, tmp_path, here, monkeypatch, call):
+    """The n-th call fails, for several n; what was there stays whole, and nothing else is left."""
+
+    def made():
+        return answerer(world, tmp_path, reader(), live({"image_to_image": 1}))
+
+    export(world, made(), tmp_path, probes=1)
+    old, real = (tmp_path / "bundle" / "SHA256SUMS").read_bytes(), getattr(os, call)
+    for n in (0, 2, 9):
+        left = iter([True] * n)
+
+        def failing(*arguments, left=left, **named):
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*arguments, **named)
+
+        fresh = made()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, failing)
+            with pytest.raises(ValueError, match=r"could not be written: .*No space.*Free space"):
+                export(world, fresh, tmp_path, probes=1, overwrite=True)
+        assert (tmp_path / "bundle" / "SHA256SUMS").read_bytes() == old
+        assert verify_bundle(tmp_path / "bundle").faults == []
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "store", f"ward-{CANARY}"]
 
 
 def test_a_stack_of_adapters_is_merged_from_the_inside_out(world, tmp_path, here):

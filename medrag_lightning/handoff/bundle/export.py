@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from medrag_lightning import __version__
 from medrag_lightning.answering import Answerer
@@ -28,64 +28,16 @@ from medrag_lightning.handoff.bundle.probes import (
 )
 from medrag_lightning.handoff.bundle.proof import ask_in_clean_process
 from medrag_lightning.handoff.bundle.quiet import no_progress_bars
-from medrag_lightning.handoff.bundle.reader_files import How, check_reader, save_reader, save_weights
+from medrag_lightning.handoff.bundle.reader_files import check_reader, save_reader, save_weights
+from medrag_lightning.handoff.bundle.request import Run, Settings
 from medrag_lightning.handoff.bundle.sources import check_source, load_source, save_source, searches
 from medrag_lightning.handoff.bundle.sums import write_sums
 from medrag_lightning.handoff.bundle.swap import put_in_place, refuse_existing, working_folder
 from medrag_lightning.handoff.bundle.system import describe_system, system_schema
 from medrag_lightning.handoff.bundle.verify import verify_bundle
 from medrag_lightning.models.hf_reader import HfReader
-from medrag_lightning.records import Query
 
 MERGE_TOLERANCE_NATS = layout.TOLERANCE_NATS["float32"]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What is exported, and how.
-
-    Attributes:
-        output: the folder that becomes the bundle.
-        reader: ``merged``, ``adapter`` or ``both``.
-        corpus: ``include`` the evidence, or leave it in a folder of its own and ``pointer`` to it.
-        dtype: of the merged reader; None for what the run computed in (float16: float32).
-        probes: questions that are asked of both.
-        onnx: also towers and heads as ONNX.
-        abstain_below: probability below which an answer is withheld; None for never.
-        overwrite: replaces a folder that is there.
-        device: where probes are answered.
-    """
-
-    output: Path
-    reader: How = "merged"
-    corpus: Literal["include", "pointer"] = "include"
-    dtype: Literal["float32", "bfloat16"] | None = None
-    probes: int = 8
-    onnx: bool = False
-    abstain_below: float | None = None
-    overwrite: bool = False
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What a bundle is made of: an answerer of the training side, and what is known of its run.
-
-    Attributes:
-        answerer: answers as the verb `test`.
-        queries: from which probes are drawn: the test questions.
-        counts: questions by split.
-        seed: of the run.
-        result_folders: where ``results.json`` may lie.
-        queries_fingerprint: of all questions.
-    """
-
-    answerer: Answerer
-    queries: Sequence[Query]
-    counts: dict[str, int]
-    seed: int | None
-    result_folders: Sequence[Path]
-    queries_fingerprint: str
 
 
 Say = Callable[[str], None]
@@ -113,6 +65,11 @@ def export_bundle(run: Run, settings: Settings, say: Say, report: Report) -> dic
         if pointed:
             put_in_place(root, corpus_output, settings.overwrite)
         put_in_place(bundle, settings.output, settings.overwrite)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{settings.output} could not be written: {error}; nothing of it is kept, and what was there is as it was. Free "
+            "space or give another --output"
+        ) from error
     finally:
         for folder in {bundle, root}:
             shutil.rmtree(folder, ignore_errors=True)
@@ -252,6 +209,7 @@ class _Writing:
             "both": "a plain folder; adapter",
         }
         inside = {
+            "system": self.run.system or "retrieved",
             "reader": f"{how[self.settings.reader]}, {self.dtype}",
             "evidence": "in the bundle" if self.root == self.bundle else "pointed to",
             "documents": sum(corpus["documents"] for corpus in corpora),

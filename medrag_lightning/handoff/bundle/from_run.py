@@ -11,25 +11,26 @@ import yaml
 
 from medrag_lightning.answering.run import answerer_and_data
 from medrag_lightning.artifacts import fingerprint, read_json
-from medrag_lightning.handoff.bundle.export import Run
+from medrag_lightning.handoff.bundle.request import Run
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.records import Split
 
 
-def read_run(run: str | Path, checkpoint: str, fusion: str | Path | None = None) -> Run:
+def read_run(run: str | Path, checkpoint: str, fusion: str | Path | None = None, system: str = "") -> Run:
     """The run of a ``config.yaml``, or of a folder that holds one; builds the evidence store where it is missing.
 
     Args:
         run: the folder or the file.
         checkpoint: a file, or ``best`` or ``last``: of the run's own ``checkpoints/``.
         fusion: the ``fusion.yaml`` that `validate` wrote; None for the run's own settings.
+        system: a name of the run's `data.rivals`; empty for its own source.
 
     Raises:
         ValueError: what is missing, and how to get it.
     """
     config = config_of(Path(run))
     chosen = checkpoint_of(config.parent, checkpoint)
-    answerer, data = answerer_and_data(config, chosen, None if fusion is None else read_fusion(Path(fusion)))
+    answerer, data = answerer_and_data(config, chosen, None if fusion is None else read_fusion(Path(fusion)), system)
     told = yaml.safe_load(config.read_text(encoding="utf-8"))
     questions = {str(split): data.split_queries(split) for split in Split}
     asked = [[query.id, query.question, query.answer] for part in questions.values() for query in part]
@@ -42,6 +43,7 @@ def read_run(run: str | Path, checkpoint: str, fusion: str | Path | None = None)
         told.get("seed_everything"),
         [config.parent, chosen.resolve().parent.parent],
         fingerprint(asked),
+        system,
     )
 
 

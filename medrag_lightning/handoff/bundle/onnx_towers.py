@@ -105,7 +105,9 @@ def _write(vectors: Any, inputs: dict[str, Tensor], holds: nn.Module, path: Path
             input_names=names, output_names=["vectors"], dynamic_axes={**axes, "vectors": {0: "batch"}},
         )  # fmt: skip
         expected = vectors(inputs).cpu().numpy()
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; its warnings are about its own graph rewriting
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (made,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     return float(_cosines(made, expected).min())
 
