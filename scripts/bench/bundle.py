@@ -26,7 +26,7 @@ from medrag_lightning.handoff.bundle.reader_files import How
 from medrag_lightning.handoff.bundle.request import Settings
 from medrag_lightning.handoff.bundle.verify import verify_bundle
 
-FLIPS = 200
+FLIPS = 40
 
 
 def main(argv: Sequence[str] | None = None) -> None:
