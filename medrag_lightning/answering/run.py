@@ -30,12 +30,30 @@ def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | No
     Raises:
         ValueError: a variable is not set, the config is of another stage, or the checkpoint does not fit it.
     """
+    return answerer_and_data(config, checkpoint, fusion)[0]
+
+
+def answerer_and_data(
+    config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None, system: str = ""
+) -> tuple[Answerer, MedragData]:
+    """The same, and the data that it was trained and is tested on.
+
+    Args:
+        config, checkpoint, fusion: as of `run_answerer`.
+        system: a name of the run's `data.rivals`, whose source and steering the answerer gets; empty for the run's own.
+
+    Raises:
+        ValueError: as `run_answerer`, or there is no such system.
+    """
     stage, data = _instantiate(Path(config))
+    if system and system not in data.rivals:
+        there = ", ".join(map(repr, data.rivals)) or "none"
+        raise ValueError(f"{config}: {system!r} is no system of this run; its data.rivals are: {there}")
     stage.load_weights_from(str(checkpoint))
     data.prepare_data()
     roots = {root for table in (*data.tables, *data.corpus) for root in table.roots()}
-    return Answerer(
-        data.source,
+    answerer = Answerer(
+        data.rivals[system] if system else data.source,
         stage.reader,
         data.documents(),
         ImageStore(sorted(roots), data.max_pixels),
@@ -45,8 +63,9 @@ def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | No
         stage.evidence,
         stage.batch_reader.max_new_tokens,
         stage.batch_reader.closed,
-        steering=stage.numbered_steering().get(""),
+        steering=stage.numbered_steering().get(system),
     )
+    return answerer, data
 
 
 def _instantiate(path: Path) -> tuple[ReaderRaft, MedragData]:

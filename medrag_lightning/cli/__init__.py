@@ -59,6 +59,14 @@ def _run(verb: str, rest: list[str]) -> None:
         from medrag_lightning.cli.answer import run_answer
 
         run_answer(rest)
+    elif verb == "export":
+        from medrag_lightning.cli.export import run_export
+
+        run_export(rest)
+    elif verb == "verify":
+        from medrag_lightning.cli.verify import run_verify
+
+        run_verify(rest)
     elif verb == "pairs":
         from medrag_lightning.cli.pairs import run_pairs
 

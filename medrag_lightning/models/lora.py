@@ -172,4 +172,19 @@ def _keep_beside(layer: nn.Module, down: Tensor, up: Tensor, scaling: float) -> 
         below, above = module.get_buffer(names[0]), module.get_buffer(names[1])
         return (output + linear(linear(inputs[0].to(below.dtype), below), above) * scaling).to(output.dtype)
 
-    layer.register_forward_hook(add)
+    handle = layer.register_forward_hook(add)
+    layer.kept_lora = [*getattr(layer, "kept_lora", ()), (*names, scaling, handle)]  # type: ignore[assignment]
+
+
+def merge_kept(model: nn.Module) -> None:
+    """Adds the updates that `settle_adapter` kept beside weights to these; all of them must be float32 by now."""
+    for layer in model.modules():
+        kept: Any = layer.__dict__.pop("kept_lora", ())
+        for down_name, up_name, scaling, handle in kept:
+            weight: Any = layer.weight
+            if weight.dtype != torch.float32:
+                raise ValueError(f"an update cannot be merged into weights of type {weight.dtype} without losing much of it")
+            down, up = layer.get_buffer(down_name).float(), layer.get_buffer(up_name).float()
+            weight.data += (up @ down) * scaling
+            handle.remove()
+            del layer._buffers[down_name], layer._buffers[up_name]

@@ -178,6 +178,6 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Unit vectors, float32 whatever the precision of the run."""
-        scaled = functional.layer_norm(x, x.shape[-1:])
+        scaled = functional.layer_norm(x, (self.widen.in_features,))
         change = self.narrow(self.drop(functional.gelu(self.widen(scaled))))
         return functional.normalize(x.float() + change.float(), dim=-1)

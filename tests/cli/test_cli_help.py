@@ -36,8 +36,6 @@ def test_help_names_what_works_and_nothing_else(run):
     text = help_text()
     for word in (*VERB_HELP, "--version", "--ckpt_path last", "runs/", "data/vqa_rad", "75", "130"):
         assert word in text
-    for word in ("export", "verify"):
-        assert f"\n  {word}" not in text
     assert run("--version") == (0, "")
     assert run.out == f"medrag_lightning {__version__}\n"
     for verb in VERB_HELP:
