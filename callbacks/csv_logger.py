@@ -23,7 +23,8 @@ class AppendingCSVLogger(Logger):
     """Writes one row per logged step to ``<save_dir>/metrics.csv``; a resumed run goes on in the same file.
 
     Stock `CSVLogger` deletes the file that it finds. Here the rows of earlier steps stay, and rows that a resumed run
-    logs again replace those from before the interruption, so the file is that of a run that never stopped.
+    logs again replace those from before the interruption, so the file is that of a run that never stopped (but for
+    one row, where a kill came between a checkpoint and the log of its step).
 
     Args:
         save_dir: the folder, normally ``${run_folder}``.
