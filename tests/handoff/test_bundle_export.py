@@ -279,7 +279,7 @@ def test_a_full_disk_at_any_moment_leaves_the_old_bundle(world, tmp_path, here, 
         fresh = made()
         with monkeypatch.context() as patch:
             patch.setattr(os, call, failing)
-            with pytest.raises(ValueError, match=r"could not be written: .*No space.*Free space"):
+            with pytest.raises(ValueError, match=r"could not be written: .*the disk is full.*Free space"):
                 export(world, fresh, tmp_path, probes=1, overwrite=True)
         assert (tmp_path / "bundle" / "SHA256SUMS").read_bytes() == old
         assert verify_bundle(tmp_path / "bundle").faults == []
