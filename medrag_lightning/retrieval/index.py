@@ -6,6 +6,7 @@ torch is imported before faiss, and nothing here is searched inside loader worke
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -180,6 +181,12 @@ def index_path(store: EvidenceStore, side: Side, config: IndexConfig) -> Path:
 def open_index(store: EvidenceStore, side: Side, config: IndexConfig) -> VectorIndex:
     """The index of a side of `store`, built and written if it is not there."""
     return VectorIndex(store.vectors[side], config, index_path(store, side, config))
+
+
+def copy_index(before: Path, after: Path) -> None:
+    """Copies a built index with its checksum, without which it would be built, and written, again."""
+    shutil.copyfile(before, after)
+    shutil.copyfile(_checksum(before), _checksum(after))
 
 
 def build_index(

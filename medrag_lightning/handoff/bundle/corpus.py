@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from medrag_lightning.handoff.bundle.layout import IMAGES, INDEX
 from medrag_lightning.handoff.bundle.sources import searches
 from medrag_lightning.interfaces import CandidateSource, OpenImage
 from medrag_lightning.records import Document, ImageRef
-from medrag_lightning.retrieval.index import index_path, open_index
+from medrag_lightning.retrieval.index import copy_index, index_path, open_index
 from medrag_lightning.retrieval.source import LiveSearch
 from medrag_lightning.retrieval.store import EvidenceStore
 from medrag_lightning.retrieval.store_writer import StoreWriter
@@ -122,6 +121,6 @@ def _copy_indexes(search: LiveSearch, old: EvidenceStore, new: EvidenceStore) ->
     for side in search._document_sides():
         before = index_path(old, side, search.index)
         if before.is_file():
-            shutil.copyfile(before, index_path(new, side, search.index))
+            copy_index(before, index_path(new, side, search.index))
         else:
             open_index(new, side, search.index)
