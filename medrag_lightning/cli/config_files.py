@@ -54,11 +54,14 @@ def short_names() -> list[str]:
 def read_all(names: Sequence[str], model_given: bool = False) -> list[ConfigFile]:
     """The base file, the default stage unless `names` or `model_given` bring one, and the files that `names` mean, in order.
 
-    Without names: the default, which needs no data.
+    The default stage comes with the default reader, whose settings must not meet those of another one, unless a file names
+    its own. Without names: the default, which needs no data.
     """
     files = [read_config(find_config(name)) for name in names or DEFAULT]
     if names and not model_given and not any(file.line_of(("model", "class_path")) for file in files):
-        files = [*(read_config(find_config(name)) for name in DEFAULT_MODEL), *files]
+        reader_named = any(file.line_of(("model", "reader", "class_path")) for file in files)
+        lacking = DEFAULT_MODEL[:1] if reader_named else DEFAULT_MODEL
+        files = [*(read_config(find_config(name)) for name in lacking), *files]
     return [read_config(find_config(BASE)), *files]
 
 

@@ -52,7 +52,7 @@ _FILES = """\
   -c FILE, --config FILE   a YAML file, or the short name of a shipped one (data/vqa_rad). Repeatable; later ones win:
                            mappings merge, lists replace (write `callbacks+:` to append). base.yaml is always read first,
                            and the default stage and reader where no file names a stage.
-  --KEY VALUE              one setting, such as --trainer.max_epochs 3 or --model.init_args.schedule.warmup_steps 10
+  --KEY VALUE              one setting, such as --trainer.max_epochs 3 or --model.init_args.schedule.warmup_share 0.1
   --print_config           the merged configuration, then stop
   --help_all               every setting of the trainer and the common ones (takes some seconds)
 """

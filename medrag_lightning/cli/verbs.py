@@ -16,6 +16,7 @@ import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins import Precision
 
 from medrag_lightning.artifacts import atomic_write
 from medrag_lightning.cli import config_files
@@ -182,7 +183,15 @@ class MedragCLI(LightningCLI):
             raise root from None
 
     def after_instantiate_classes(self) -> None:
-        """Refuses a checkpoint of another stage, before data are read; some stages may read (not resume) some others'."""
+        """Refuses a precision that converts batches, and, before data are read, a checkpoint of another stage.
+
+        Some stages may read (not resume) some others'.
+        """
+        if type(self.trainer.precision_plugin).convert_input is not Precision.convert_input:
+            raise ValueError(
+                f"--trainer.precision {self.trainer.precision}: batches and small weights are float32 here. Take bf16-mixed; "
+                "what is frozen of a pretrained reader is in bfloat16 all the same (its backbone's `dtype`)"
+            )
         mine = getattr(self.model, "stage_name", None)
         readable = () if self.subcommand == "fit" else getattr(self.model, "reads", ())
         if self.head.stage is not None and mine is not None and self.head.stage not in (mine, *readable):

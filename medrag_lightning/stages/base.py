@@ -11,8 +11,11 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from medrag_lightning import __version__
@@ -86,9 +89,33 @@ class Stage(L.LightningModule):
         if not trainable:
             raise ValueError(f"stage {self.stage_name}: nothing is trainable; check the reader's adapter and freeze settings")
         optimizer = self.make_optimizer(trainable)
+        if self._unscales_itself(optimizer):
+            raise ValueError(
+                f"--trainer.precision {self.trainer.precision}: a fused optimizer undoes the scaling of gradients itself, so "
+                "they cannot be clipped before; add --model.init_args.optimizer.init_args.fused false, or take bf16-mixed"
+            )
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning, and also for fused optimizers in bf16-mixed: it refuses those because of a scaler that is not there."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            how = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, how)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _unscales_itself(self, optimizer: Optimizer) -> bool:
+        """Whether gradients that are to be clipped are still scaled then (16-mixed with a fused optimizer)."""
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return scaled and bool(self.trainer.gradient_clip_val) and getattr(optimizer, "_step_supports_amp_scaling", False)
 
     def shard_reader(self, reader: Any) -> None:
         """Shares the reader's weights out over processes where the strategy is ModelParallelStrategy (FSDP2)."""

@@ -79,6 +79,7 @@ def test_a_stage_that_no_file_names_is_the_default_one():
 
     assert stems(config_files.read_all(["data/vqa_rad"])) == ["base", "reader_raft", "tiny", "vqa_rad"]
     assert stems(config_files.read_all(["data/vqa_rad"], model_given=True)) == ["base", "vqa_rad"]
+    assert stems(config_files.read_all(["data/vqa_rad", "readers/qwen2_vl"])) == ["base", "reader_raft", "vqa_rad", "qwen2_vl"]
     named = config_files.read_all(["stages/reader_raft", "data/vqa_rad"])
     assert stems(named) == ["base", "reader_raft", "vqa_rad"]
     assert stems(config_files.read_all([]))[:2] == ["base", "reader_raft"]

@@ -211,3 +211,11 @@ def test_null_reaches_a_setting_however_deep_it_lies(run):
     code, err = run("fit", "-c", "toy.yaml", f"{schedule}.floor=None of them")
     assert code == 2
     assert "model.schedule.floor: expected a number or null, got 'None of them'" in err
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_a_precision_that_converts_batches_is_refused(run, precision):
+    code, err = run("fit", "-c", "toy.yaml", "--trainer.precision", precision)
+    assert code == 2
+    assert f"--trainer.precision {precision}" in err
+    assert "Take bf16-mixed" in err

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
-from toy import stage
+from lightning.pytorch.plugins import MixedPrecision
+from toy import data, stage, trainer
 
 from medrag_lightning.stages.base import Schedule, checked_description
 
@@ -63,3 +66,29 @@ def test_dropout_is_seeded_as_by_torch_but_without_asking_for_a_gpu(monkeypatch)
     monkeypatch.setattr(torch.cuda, "manual_seed_all", fail)
     module.on_train_batch_start(None, 3)
     assert torch.rand(4).equal(drawn)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_gradients_are_clipped_for_fused_optimizers(tmp_path, precision):
+    """As configs/base.yaml and the stages' files have it; Lightning alone refuses the first."""
+    module, norms = stage(optimizer=lambda parameters: torch.optim.AdamW(parameters, 1e-3, fused=True)), []
+    step = module.optimizer_step
+
+    def watched(epoch, batch, optimizer, closure):
+        step(epoch, batch, optimizer, closure)
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.linalg.vector_norm(torch.stack([grad.norm() for grad in grads]))))
+
+    module.optimizer_step = watched
+    fit = trainer(tmp_path, max_steps=2, limit_val_batches=0, precision=precision, gradient_clip_val=1e-3)
+    fit.fit(module, datamodule=data(tmp_path))
+    assert norms == pytest.approx([1e-3, 1e-3], rel=0.01)
+
+
+def test_scaled_gradients_of_a_fused_optimizer_are_not_clipped():
+    module = stage(optimizer=lambda parameters: torch.optim.AdamW(parameters, 1e-3, fused=True))
+    module.reader.prepare(["a b c"])
+    plugin = MixedPrecision("16-mixed", "cuda", torch.amp.GradScaler("cuda", enabled=False))
+    module._trainer = SimpleNamespace(precision_plugin=plugin, gradient_clip_val=1.0, precision="16-mixed")
+    with pytest.raises(ValueError, match=r"16-mixed: a fused optimizer .*fused false"):
+        module.configure_optimizers()
