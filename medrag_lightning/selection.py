@@ -61,8 +61,8 @@ class Selection:
         rule: ``log_gap``: up to the first gap ln(S_i / S_{i+1}) greater than `cut`. ``ratio``: those with S_1 / S_j less than
             `cut`. ``top_k``: the first `k`.
         k: most candidates that are kept.
-        cut: of the adaptive rules; by default 0.2 for ``log_gap`` and 1.5 for ``ratio``. Another retriever needs another one: choose it
-            on validation questions.
+        cut: of the adaptive rules; by default 0.2 for ``log_gap`` and 1.5 for ``ratio``. Choose it on validation
+            questions, for each retriever its own.
         scores: ``cosine``: similarities in [-1, 1], mapped by (1 + cos) / 2 (values beyond, by rounding, count as the nearest).
             ``positive``: scores from 0 up, such as BM25, taken as they are.
     """

@@ -20,7 +20,7 @@ from medrag_lightning.retrieval.index import IndexConfig
 from medrag_lightning.retrieval.knowledge_search import KnowledgeSearch
 from medrag_lightning.retrieval.source import LiveSearch, NoEvidence
 
-_LIVE = ("dtype", "batch_size", "distinct_documents", "distinct_texts")
+_LIVE = ("dtype", "batch_size", "distinct_documents", "distinct_texts", "corpus")
 
 
 def save_source(source: Any, bundle: Path, name: str = "encoder") -> Spec:
@@ -66,7 +66,7 @@ def load_source(spec: Mapping[str, Any], bundle: Path, device: str) -> Candidate
     """The source of an entry in ``system.json``; it knows no documents before `load`."""
     kind = spec["kind"]
     if kind == "live":
-        told = {setting: spec[setting] for setting in _LIVE}
+        told = {setting: spec[setting] for setting in _LIVE if setting in spec}
         encoder = load_encoder(spec["encoder"], bundle, device)
         return LiveSearch(encoder, dict(spec["per_channel"]), IndexConfig(**spec["index"]), **told)
     if kind == "fused":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,7 +13,7 @@ from medrag_lightning.batches import Steering
 from medrag_lightning.handoff.bundle.json_schema import DIALECT, read_json_limited, validate
 from medrag_lightning.handoff.bundle.layout import SCHEMA, SYSTEM
 from medrag_lightning.mixture import Fusion
-from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.prompts import ADDED, PromptTemplate
 from medrag_lightning.reading.batch_reader import ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout
 from medrag_lightning.retrieval.index import IndexConfig
@@ -65,7 +65,7 @@ def system_schema() -> Schema:
         "schema": {"const": SCHEMA},
         "reader": {"anyOf": [_merged(), _adapter()]},
         "source": {"$ref": "#/$defs/source"},
-        "template": of_class(PromptTemplate),
+        "template": of_class(PromptTemplate, ADDED),
         "evidence": of_type(EvidenceLayout),
         "fusion": of_class(Fusion),
         "max_new_tokens": _COUNT,
@@ -78,11 +78,11 @@ def system_schema() -> Schema:
     return {"$schema": DIALECT, "title": title, **_object(settings), "$defs": _sources() | _encoders()}
 
 
-def of_class(kind: type) -> Schema:
-    """The schema of a dataclass's settings: every field, and none besides."""
+def of_class(kind: type, may_lack: Sequence[str] = ()) -> Schema:
+    """The schema of a dataclass's settings: every field but those that earlier bundles `may_lack`, and none besides."""
     assert is_dataclass(kind)
     hints = get_type_hints(kind)
-    return _object({field.name: of_type(hints[field.name]) for field in fields(kind)})
+    return _object({field.name: of_type(hints[field.name]) for field in fields(kind)}, may_lack)
 
 
 def of_type(kind: Any) -> Schema:
@@ -103,8 +103,9 @@ def of_type(kind: Any) -> Schema:
     return of_class(kind)  # type: ignore[arg-type]
 
 
-def _object(properties: Mapping[str, Any]) -> Schema:
-    return {"type": "object", "properties": dict(properties), "required": list(properties), "additionalProperties": False}
+def _object(properties: Mapping[str, Any], may_lack: Sequence[str] = ()) -> Schema:
+    required = [name for name in properties if name not in may_lack]
+    return {"type": "object", "properties": dict(properties), "required": required, "additionalProperties": False}
 
 
 def _merged() -> Schema:
@@ -134,6 +135,7 @@ def _sources() -> Schema:
         "batch_size": _COUNT,
         "distinct_documents": {"type": "boolean"},
         "distinct_texts": {"type": "boolean"},
+        "corpus": {"type": "string"},
     }
     one, standardise = {"type": "number"}, {"type": "boolean"}
     weights = {"type": "object", "additionalProperties": one}
@@ -151,7 +153,7 @@ def _sources() -> Schema:
     part = {"anyOf": one_of}
     both = _object({"kind": {"const": "knowledge"}, "reports": part, "documents": part})
     none = _object({"kind": {"const": "none"}})
-    return {"live": _object(live), "fused": _object(fused), "source": {"anyOf": [none, *one_of, both]}}
+    return {"live": _object(live, ["corpus"]), "fused": _object(fused), "source": {"anyOf": [none, *one_of, both]}}
 
 
 def _fusion_settings() -> Schema:
