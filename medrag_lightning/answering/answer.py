@@ -135,7 +135,7 @@ def _warnings(
     if not citations:
         found.append(NO_EVIDENCE)
     if prediction.dropped:
-        found.append(f"{len(prediction.dropped)} candidates did not fit into the prompt: {', '.join(prediction.dropped)}")
+        found.append(f"evidence that did not fit into the prompt and was not read: {', '.join(prediction.dropped)}")
     if prediction.answer is None:
         what = "fit none of the choices" if prediction.answer_type is AnswerType.CLOSED else "are missing"
         found.append(f"the reader's words {what}: {prediction.raw!r}")

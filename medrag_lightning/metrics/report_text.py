@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -165,8 +166,12 @@ def _row(
     for name, statistic in statistics.items():
         found[name] = _metric(statistic, groups, settings)
     for name in plug_ins:
-        found[name] = _metric(lambda name=name: weighted_mean(PLUG_INS[name].scores(gold, answers)), groups, settings)
+        found[name] = _metric(partial(_plugged, name, gold, answers), groups, settings)
     return found
+
+
+def _plugged(name: str, gold: Sequence[str], answers: Sequence[str | None]) -> Statistic:
+    return weighted_mean(PLUG_INS[name].scores(gold, answers))
 
 
 def _metric(statistic: Callable[[], Statistic], groups: Sequence[str], settings: Bootstrap) -> Metric:

@@ -18,6 +18,7 @@ from medrag_lightning.reading.batch_reader import ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout
 from medrag_lightning.retrieval.index import IndexConfig
 from medrag_lightning.retrieval.store import VectorType
+from medrag_lightning.selection import Selection
 
 Schema = dict[str, Any]
 _FILE: Schema = {"type": "string", "minLength": 1, "maxLength": 255}
@@ -149,11 +150,15 @@ def _sources() -> Schema:
         "top": _COUNT,
         "candidates": _COUNT_OR_NULL,
     }
-    one_of = [{"$ref": "#/$defs/live"}, {"$ref": "#/$defs/fused"}]
-    part = {"anyOf": one_of}
+    found = {"live": _object(live, ["corpus"]), "fused": _object(fused)}
+    pool = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in found]}
+    found["selected"] = _object({"kind": {"const": "selected"}, "pool": pool, "rule": of_class(Selection)})
+    part = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in found]}
     both = _object({"kind": {"const": "knowledge"}, "reports": part, "documents": part})
-    none = _object({"kind": {"const": "none"}})
-    return {"live": _object(live, ["corpus"]), "fused": _object(fused), "source": {"anyOf": [none, *one_of, both]}}
+    names = {"type": "array", "items": _FILE, "minItems": 1}
+    named = {"type": "array", "items": _object({"name": _FILE, "of": names, "source": part}), "minItems": 1}
+    corpora = _object({"kind": {"const": "corpora"}, "parts": named})
+    return found | {"source": {"anyOf": [_object({"kind": {"const": "none"}}), *part["anyOf"], both, corpora]}}
 
 
 def _fusion_settings() -> Schema:
