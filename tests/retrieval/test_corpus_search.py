@@ -179,3 +179,12 @@ def test_it_can_be_named_in_a_config():
     assert isinstance(source, CorpusSearch)
     assert list(source.parts) == ["wiki", "book"]
     assert isinstance(source.parts["wiki"].encoder, TinyDualEncoder)
+
+
+def test_a_plan_knows_the_most_candidates_and_every_encoder(encoder):
+    from medrag_lightning.cli.plan_store import _encoders, channels_of
+
+    ii, tt = Channel.IMAGE_TO_IMAGE, Channel.TEXT_TO_TEXT
+    source = CorpusSearch({"wiki": texts(encoder), "reports": SelectedSearch(LiveSearch(encoder, {"image_to_image": 6}))})
+    assert channels_of(source) == [tt] * 2 + [ii] * 6
+    assert list(_encoders(source)) == [encoder, encoder]
