@@ -8,6 +8,7 @@ from medrag_lightning.interfaces import CandidateSource, Refreshable, Similarity
 from medrag_lightning.models.similarity_fusion import FixedFusion
 from medrag_lightning.records import Candidate, Channel, Query, Retrieved
 from medrag_lightning.retrieval.fused import FusedSearch
+from medrag_lightning.retrieval.knowledge_search import KnowledgeSearch
 from medrag_lightning.retrieval.selected import SelectedSearch
 from medrag_lightning.retrieval.source import LiveSearch, NoEvidence
 from medrag_lightning.selection import Selection
@@ -98,3 +99,12 @@ def test_it_can_be_named_in_a_config():
     told = {"class_path": where, "init_args": {"pool": pool, "rule": {"rule": "ratio", "cut": 1.3}}}
     source = parser.instantiate(parser.parse_object({"source": told})).source
     assert source.rule == Selection("ratio", 10, 1.3)
+
+
+def test_it_serves_a_part_of_knowledge_search(world, encoder, tmp_path):
+    reports = SelectedSearch(LiveSearch(encoder, {"image_to_image": 6}), Selection(cut=0.02))
+    source = ready(world, KnowledgeSearch(reports, LiveSearch(encoder, {"text_to_text": 2})), tmp_path)
+    found = source.retrieve(world.queries)
+    assert {len(one.candidates) for one in found} <= set(range(3, 9))
+    assert len({len(one.candidates) for one in found}) > 1
+    assert all(one.candidates[-1].corpus == "world" for one in found)  # the texts stand last
