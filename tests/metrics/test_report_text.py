@@ -152,7 +152,7 @@ class ByRows:
 )
 def test_a_plug_in_that_is_there_is_used(monkeypatch, name, package, member, value):
     planted(monkeypatch, package, **{member: ByRows})
-    assert PLUG_INS[name].scores(GOLD, SAID).tolist() == [value] * 3 + [0.0]
+    assert PLUG_INS[name].scores(GOLD[::-1], SAID[::-1]).tolist() == [0.0] + [value] * 3
     assert scored([prediction(n, SAID[n]) for n in range(4)], plug_ins=[name]).rows["retrieved"][name].value == 0.75 * value
 
 
