@@ -68,6 +68,7 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
         "choices": list(prediction.choices),
         "logp_nats": _finite(prediction.logp_nats),
         "cited": list(prediction.cited),
+        "dropped": list(prediction.dropped),
         "weights": _finite(prediction.weights),
         "scores": _finite(prediction.scores),
         "channels": [str(channel) for channel in prediction.channels],

@@ -18,12 +18,15 @@ from callbacks.evaluated import AnsweringStage, HoldsQueries, KnowsCorpus, answe
 from callbacks.evaluation_report import EvaluationReport
 from callbacks.evidence_table import evidence_notes, evidence_tables
 from callbacks.protocol_table import protocol_tables
+from callbacks.report_text_table import report_text_tables
 from callbacks.table_cells import cell, new_table, percent_cell
 from medrag_lightning.artifacts import atomic_write, write_json, write_jsonl
 from medrag_lightning.metrics import (
     ALWAYS,
+    PLUG_INS,
     SYSTEM_ORDER,
     Bootstrap,
+    ReportText,
     ResultTable,
     Row,
     Unit,
@@ -33,9 +36,10 @@ from medrag_lightning.metrics import (
     defining_system,
     patient_notes,
     protocol,
+    report_text,
     summarise,
 )
-from medrag_lightning.records import Query
+from medrag_lightning.records import Prediction, Query
 
 CLOSED = {
     "closed_accuracy": "accuracy",
@@ -70,6 +74,10 @@ class ResultsTable(EvaluationReport):
         inconsistent_by: the system whose candidates define inconsistent retrieval in a test: ``retrieved`` or a rival's name;
             null for a rival called ``contrastive`` or ``undistilled``, and where there is none, ``retrieved``.
         relevance_margin_nats: a candidate is pseudo-relevant if it makes the gold answer likelier by more than this.
+        report_from_words: open questions whose gold answer has at least so many words are reports, and are scored as such, too
+            (BLEU-4, ROUGE-L, METEOR, CIDEr-D); null for none.
+        report_scores: medical scores of reports from other packages, ``ratescore``, ``radgraph``, ``chexbert``; one that is not
+            installed is called unavailable.
     """
 
     def __init__(
@@ -80,7 +88,16 @@ class ResultsTable(EvaluationReport):
         seed: int = 0,
         inconsistent_by: str | None = None,
         relevance_margin_nats: float = 0.1,
+        report_from_words: int | None = 20,
+        report_scores: list[str] | None = None,
     ) -> None:
+        if report_from_words is None and report_scores:
+            raise ValueError(f"report_scores {report_scores} would be ignored: report_from_words is null; set it")
+        if report_from_words is not None and report_from_words < 1:
+            raise ValueError(f"report_from_words must be at least 1, got {report_from_words}; null for no scores of reports")
+        if unknown := sorted(set(report_scores or ()) - set(PLUG_INS)):
+            raise ValueError(f"report_scores: {unknown[0]!r} is none of {', '.join(PLUG_INS)}")
+        self.report_from_words, self.report_scores = report_from_words, list(report_scores or ())
         if not relevance_margin_nats >= 0:
             raise ValueError(f"relevance_margin_nats must be 0 or more, got {relevance_margin_nats}")
         self.unit, self.bootstrap = Unit(resampling_unit), Bootstrap(resamples, confidence, seed)
@@ -115,13 +132,22 @@ class ResultsTable(EvaluationReport):
         how, folder = self._how(clusters), run_folder(trainer)
         weak = protocol([*stage.predictions, *controls], clusters, self.bootstrap, self._duplicated)
         warned = [*weak.notes, *_patients(data, queries)]
+        reports = self._reports([*stage.predictions, *controls], clusters)
         notes = [*warned, *table.notes, *control_notes, *evidence_notes(evidence), *_tuned_note(stage, folder, split)]
+        notes += reports.notes
         title = title_of(queries, {"test": "Test", "val": "Validation"}[split])
         suffix = "" if split == "test" else f"_{split}"
         head = {"title": title, "intervals": how, "notes": notes, "evidence": evidence.as_json(), "protocol": weak.as_json()}
+        head |= {"reports": reports.as_json()} if reports.rows else {}
         write_results(folder, table, head, f"results{suffix}")
         write_jsonl(folder / f"ledger{suffix}.jsonl", (entry.as_json() for entry in evidence.ledger.entries))
-        self.to_print = render(table, title, [how, *notes], [*protocol_tables(weak), *evidence_tables(evidence)])
+        more = [*report_text_tables(reports), *protocol_tables(weak), *evidence_tables(evidence)]
+        self.to_print = render(table, title, [how, *notes], more)
+
+    def _reports(self, predictions: Sequence[Prediction], clusters: Mapping[str, str]) -> ReportText:
+        if self.report_from_words is None:
+            return ReportText({}, ())
+        return report_text(predictions, clusters, self.bootstrap, self.report_from_words, self.report_scores)
 
     def _how(self, cluster_of_query: Mapping[str, str]) -> str:
         b, clusters = self.bootstrap, set(cluster_of_query.values())

@@ -134,6 +134,8 @@ def _warnings(
     found = []
     if not citations:
         found.append(NO_EVIDENCE)
+    if prediction.dropped:
+        found.append(f"evidence that did not fit into the prompt and was not read: {', '.join(prediction.dropped)}")
     if prediction.answer is None:
         what = "fit none of the choices" if prediction.answer_type is AnswerType.CLOSED else "are missing"
         found.append(f"the reader's words {what}: {prediction.raw!r}")

@@ -134,7 +134,8 @@ class Answerer:
         encoded = time.perf_counter()
         (reading,) = self.batch_reader.read(batch)
         seconds = {"retrieve": found - start, "encode": encoded - found, "read": time.perf_counter() - encoded}
-        return Answer.of(reading.prediction, example.candidates, self.low_margin, self.abstain_below, seconds)
+        shown = batch.examples[0].candidates
+        return Answer.of(reading.prediction, shown, self.low_margin, self.abstain_below, seconds)
 
     def example(self, query: Query) -> Example:
         """The query with its candidates and all images opened. ValueError if a candidate shares an identity with the query."""

@@ -68,7 +68,8 @@ class Example:
     """One query with the evidence it is read with. `candidate_images[k]` belongs to `candidates[k]`; None if it has none.
 
     `system` names the retriever where several are compared; `condition` is set where the score table asks, `noise` where
-    evidence was spoilt on purpose, `variant` where something was taken away.
+    evidence was spoilt on purpose, `variant` where something was taken away; `dropped` are the ids of candidates that were left
+    out because the prompt was too long, the lowest-ranked first.
     """
 
     query: Query
@@ -80,6 +81,7 @@ class Example:
     condition: Condition | None = None
     noise: Noise | None = None
     variant: Variant | None = None
+    dropped: tuple[str, ...] = ()
 
     def without_images(self) -> Example:
         """The same example without pixels, to keep beside predictions."""

@@ -92,6 +92,8 @@ def channels_of(source: Any) -> list[Channel]:
         return [Channel.FUSED] * int(source.top)
     if hasattr(source, "per_channel"):
         return [Channel(channel) for channel, count in source.per_channel.items() for _ in range(count)]
+    if hasattr(source, "pool"):  # SelectedSearch: as many as its pool at most
+        return channels_of(source.pool)
     return [channel for part in getattr(source, "parts", {}).values() for channel in channels_of(part)]
 
 
@@ -103,6 +105,8 @@ def folder_bytes(folder: Path) -> int:
 def _encoders(source: Any) -> Iterator[Any]:
     if hasattr(source, "encoder"):
         yield source.encoder
+    elif hasattr(source, "pool"):
+        yield from _encoders(source.pool)
     for part in getattr(source, "parts", {}).values():
         yield from _encoders(part)
 

@@ -102,6 +102,8 @@ def _same_input(pair: Preference) -> bool:
 def _row(pair: Preference, template: PromptTemplate, examples: ConditionExamples, folder: Path) -> dict[str, Any]:
     if pair.query_id not in examples.queries:
         raise ValueError(f"pair {pair.id!r} is about query {pair.query_id!r}, which is not given")
+    if template.max_prompt_tokens is not None:
+        raise ValueError("template.max_prompt_tokens: what fits is counted by a reader, which trl's format has not; null")
     (example,) = examples.build([(examples.queries[pair.query_id], pair.chosen.condition)])
     prompt = template.build(example)
     return {

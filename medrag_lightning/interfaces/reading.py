@@ -35,6 +35,10 @@ class Processor(Protocol):
         """A cheap estimate of the prompt's length in tokens, to group prompts of similar length."""
         ...
 
+    def prompt_length(self, prompt: Prompt) -> int:
+        """The prompt's length in tokens as `encode_prompts` makes it, no more and no less."""
+        ...
+
 
 @runtime_checkable
 class Reader(Protocol):

@@ -33,6 +33,9 @@ from medrag_lightning.metrics.ranking import (
     ranking_table,
     scores_of,
 )
+from medrag_lightning.metrics.report_plugins import PLUG_INS
+from medrag_lightning.metrics.report_text import SCORES as REPORT_SCORES
+from medrag_lightning.metrics.report_text import ReportText, report_text
 from medrag_lightning.metrics.risk_coverage import (
     AbstentionRule,
     RiskCoverage,
@@ -75,6 +78,8 @@ from medrag_lightning.metrics.vqa import (
 
 __all__ = [
     "ALWAYS",
+    "PLUG_INS",
+    "REPORT_SCORES",
     "RETRIEVED",
     "SYSTEM_ORDER",
     "AbstentionRule",
@@ -107,6 +112,7 @@ __all__ = [
     "RankingRow",
     "RankingTable",
     "ReliabilityBin",
+    "ReportText",
     "ResultTable",
     "RiskCoverage",
     "Row",
@@ -158,6 +164,7 @@ __all__ = [
     "ranking_summary",
     "ranking_table",
     "reliability_bins",
+    "report_text",
     "risk_coverage",
     "rouge_l",
     "scores_of",

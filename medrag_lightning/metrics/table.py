@@ -124,7 +124,8 @@ def summarise(
         if (subset := [p for p in mine if p.need == need])
     ]
     differences = _differences(systems, clusters, settings)
-    notes = [*_coverage_notes(predictions, systems), *_honest_notes(differences), *_biased_notes(rows)]
+    notes = [*_coverage_notes(predictions, systems), *_dropped_notes(systems)]
+    notes += [*_honest_notes(differences), *_biased_notes(rows)]
     return ResultTable(tuple(rows), tuple(by_need), tuple(differences), tuple(notes))
 
 
@@ -223,6 +224,17 @@ def _coverage_notes(predictions: Sequence[Prediction], systems: Mapping[str, Seq
     partial = [name for name, mine in asked.items() if mine != widest]
     if partial:
         notes.append(f"other queries stand behind {', '.join(partial)}: compare by paired differences, not by rows")
+    return notes
+
+
+def _dropped_notes(systems: Mapping[str, Sequence[Prediction]]) -> list[str]:
+    """How much evidence was left out because prompts were too long."""
+    notes = []
+    for name, mine in systems.items():
+        short, count = sum(bool(p.dropped) for p in mine), sum(len(p.dropped) for p in mine)
+        if short:
+            of = count + sum(len(p.cited) for p in mine)
+            notes.append(f"{name}: {count} of {of} candidates did not fit into the prompts of {short} of {len(mine)} queries")
     return notes
 
 

@@ -100,6 +100,12 @@ class HfProcessor:
         count = len(self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False))
         return count + sum(self.image_block(image.size).count(self.image_token_id) for image in prompt.images)
 
+    def prompt_length(self, prompt: Prompt) -> int:
+        """Length of the finished prompt in tokens: of the rendered text, each placeholder counted as what its image becomes."""
+        blocks = sum(len(self.image_block(image.size)) for image in prompt.images)
+        placeholders = len(prompt.images) * len(self._ids_of(self.processor.image_token))
+        return len(self._begun(self.render(prompt))) - placeholders + blocks
+
     def render(self, prompt: Prompt) -> str:
         """The prompt as one string: chat template, image placeholders, escaped text."""
         content: list[dict[str, str]] = []

@@ -163,6 +163,7 @@ def _prediction(example: Example, answer: str | None, raw: str, gold_logp_nats: 
         gold_logp_nats=gold_logp_nats,
         noise=example.noise,
         variant=example.variant,
+        dropped=example.dropped,
     )
 
 

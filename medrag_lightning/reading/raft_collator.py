@@ -21,6 +21,7 @@ from medrag_lightning.batches import (
 )
 from medrag_lightning.interfaces import Processor
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.assembling import assembled
 from medrag_lightning.records import AnswerType
 
 EvidenceLayout = Literal["one_per_prompt", "all_in_one_prompt"]
@@ -57,6 +58,7 @@ class RaftCollator:
 
     def __call__(self, examples: Sequence[Example]) -> ReaderBatch:
         """Raises ValueError if a training example has several candidates for a one-candidate prompt."""
+        examples = [assembled(example, self.template, self.processor, self.one_per_prompt) for example in examples]
         plan: list[tuple[int, int, Prompt]] = []
         for place, example in enumerate(examples):
             for candidate, shown in self._prompts_of(example):

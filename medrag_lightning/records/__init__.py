@@ -5,6 +5,7 @@ corpus. A *candidate* is a document that was found for a query, with the score a
 """
 
 from medrag_lightning.records.cases import (
+    REPORTS,
     AnswerType,
     Candidate,
     Channel,
@@ -35,6 +36,7 @@ from medrag_lightning.records.preferences import (
 )
 
 __all__ = [
+    "REPORTS",
     "AnswerType",
     "Candidate",
     "Channel",

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+REPORTS = "reports"
+"""The corpus of all documents with an image, wherever they come from."""
+
 _ARRAY_REF = re.compile(r"^(?P<path>.+\.npz)#(?P<array>\w+)/(?P<index>\d+)$")
 
 
@@ -88,6 +91,9 @@ class Query:
             ``none``, ``poisoned``, ``document``, ``image_document``, ``report_document``); None for real data.
         relevant_ids: for generated worlds, the documents that answer the question.
         poison_ids: for generated worlds, the documents that mislead.
+        searches: what to ask each corpus for this question, as (name of the corpus, words), from a query generator (HeteroRAG,
+            MQG). A corpus that is not named, or whose words are blank, is not searched. None: nobody said, and every corpus is
+            asked with the question.
     """
 
     id: str
@@ -104,8 +110,12 @@ class Query:
     need: str | None = None
     relevant_ids: tuple[str, ...] = ()
     poison_ids: tuple[str, ...] = ()
+    searches: tuple[tuple[str, str], ...] | None = None
 
     def __post_init__(self) -> None:
+        named = [corpus for corpus, _ in self.searches or ()]
+        if not all(named) or len(set(named)) != len(named):
+            raise ValueError(f"query {self.id!r}: searches name each corpus once, and none by no name; got {named}")
         if self.answer_type is AnswerType.CLOSED:
             if len(self.choices) < 2:
                 raise ValueError(f"query {self.id!r}: a closed question needs at least two choices, got {self.choices!r}")
@@ -139,6 +149,11 @@ class Document:
         if not self.text and self.image is None:
             raise ValueError(f"document {self.id!r} has neither text nor image")
 
+    @property
+    def corpus(self) -> str:
+        """The corpus that it belongs to (HeteroRAG, MedAtlas): ``reports`` for any document with an image, else its source."""
+        return self.source if self.image is None else REPORTS
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -152,6 +167,11 @@ class Candidate:
     def id(self) -> str:
         """The document's id, which is what a prediction cites."""
         return self.document.id
+
+    @property
+    def corpus(self) -> str:
+        """The corpus of the document."""
+        return self.document.corpus
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,7 @@ class Prediction:
         gold_tokens: tokens of the gold answer of an open question; 0 where unknown or closed.
         noise: how the evidence was spoilt on purpose; None in the ordinary case.
         variant: what was taken away or exchanged on purpose; None in the ordinary case.
+        dropped: ids of the candidates that were not shown because the prompt was too long, the lowest-ranked first.
     """
 
     query_id: str
@@ -144,6 +145,7 @@ class Prediction:
     noise: Noise | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     variant: Variant | None = None
+    dropped: tuple[str, ...] = ()
 
     @property
     def is_ordinary(self) -> bool:

@@ -17,6 +17,7 @@ from medrag_lightning.retrieval.building import Progress, Report
 from medrag_lightning.retrieval.channels import SIDES_OF
 from medrag_lightning.retrieval.rescoring import pair_scores
 from medrag_lightning.retrieval.store import Side
+from medrag_lightning.retrieval.wording import is_left_out, wording
 
 ByPlace = tuple[Mapping[str, int], NDArray[np.floating[Any]]]
 """Where the vector of a document stands, by its id, and the vectors."""
@@ -46,10 +47,12 @@ def ask(
     open_image: OpenImage,
     batch_size: int,
     on_progress: Progress | None = None,
+    corpus: str = "",
 ) -> Asked:
-    """Embeds the different images and questions among `queries`, each once, for a search in `channels`."""
+    """Embeds the different images and words (`wording` for `corpus`) of `queries`, each once, for a search in `channels`."""
     images = list(dict.fromkeys(query.image for query in queries if query.image is not None))
-    texts = list(dict.fromkeys(query.question for query in queries if query.question.strip()))
+    worded = [wording(query, corpus) for query in queries]
+    texts = list(dict.fromkeys(words for words in worded if words is not None))
     sides = sorted({SIDES_OF[channel][1] for channel in channels if SIDES_OF[channel][0] == "image"})
     report = Report("query images embedded", len(images), on_progress)
     by_side, pixels = _embed_images(images, sides, encoder, open_image, batch_size, report)
@@ -60,12 +63,13 @@ def ask(
         if channel in channels
     }
     image_at = {image: place for place, image in enumerate(images)}
+    own = [-1 if query.image is None else image_at[query.image] for query in queries]
     text_at = {text: place for place, text in enumerate(texts)}
     which: dict[Side, list[int]] = {
-        "image": [-1 if query.image is None else image_at[query.image] for query in queries],
-        "text": [text_at.get(query.question, -1) for query in queries],
+        "image": [-1 if is_left_out(query, corpus) else at for query, at in zip(queries, own, strict=True)],
+        "text": [-1 if words is None else text_at[words] for words in worded],
     }
-    return Asked(tuple(queries), vectors, which, [None if i < 0 else pixels[i] for i in which["image"]])
+    return Asked(tuple(queries), vectors, which, [None if at < 0 else pixels[at] for at in own])
 
 
 def pool_similarities(

@@ -31,7 +31,8 @@ def query_fingerprint(query: Query) -> str:
     """sha256 of what a search sees of a query. Of its image's place only the file name counts."""
     image = query.image
     place = None if image is None else [Path(image.path).name, image.array, image.index]
-    return fingerprint([query.id, query.question, place, query.patient_id, query.study_id])
+    told = [query.id, query.question, place, query.patient_id, query.study_id]
+    return fingerprint(told if query.searches is None else [*told, sorted(query.searches)])
 
 
 def write_candidates(

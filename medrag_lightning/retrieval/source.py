@@ -61,6 +61,8 @@ class LiveSearch:
             channel gives its own nearest, so that the pool of a retriever head is its own top K.
         distinct_texts: whether a channel that searches texts gives each text once: its nearest document stands for all that
             say the same word for word, such as the label texts of a classification set.
+        corpus: the name that `Query.searches` calls these documents by: a query with searches asks with the words for this
+            corpus, or finds nothing here. Empty: with the question, whatever its searches say.
 
     An encoder with heads for queries (`interfaces.QueryEncoder`, JOMED stage 2) asks with them; its documents stay as they are.
     """
@@ -74,7 +76,9 @@ class LiveSearch:
         batch_size: int = 64,
         distinct_documents: bool = True,
         distinct_texts: bool = False,
+        corpus: str = "",
     ) -> None:
+        self.corpus = corpus
         self.distinct_documents, self.distinct_texts = distinct_documents, distinct_texts
         self.encoder, self.index, self.dtype, self.batch_size = encoder, index or IndexConfig(), dtype, batch_size
         self.per_channel = checked_channels(per_channel, encoder.shared_space)
@@ -181,6 +185,8 @@ class LiveSearch:
         parts: list[Any] = [store.fingerprint, pixels, channels, self.index.fingerprint(), distinct]
         if isinstance(self._asking, QueryEncoder):
             parts.append(["heads", self._asking.query_fingerprint()])
+        if self.corpus:
+            parts.append(["corpus", self.corpus])
         if self._fresh:
             parts.append(["refreshed", self._asking.fingerprint()])
         return fingerprint(*parts)
@@ -194,7 +200,8 @@ class LiveSearch:
         """Embeds the queries; those of the last call are not embedded again."""
         assert self._open_image is not None
         if self._asked is None or not self._asked.answers(queries, channels):
-            self._asked = ask(queries, channels, self._asking, self._open_image, self.batch_size, self.on_progress)
+            told = self.batch_size, self.on_progress, self.corpus
+            self._asked = ask(queries, channels, self._asking, self._open_image, *told)
         return self._asked
 
     def _stored(self, side: Side) -> ByPlace:

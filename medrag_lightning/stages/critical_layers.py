@@ -86,7 +86,7 @@ class CalibrateLayers(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if template.order != "evidence_first":
+        if template.order == "query_first":
             raise ValueError(f"template.order {template.order!r}: a question reads only what stands before it; evidence_first")
         if not directions or len(set(directions)) != len(directions):
             raise ValueError(f"directions must name at least one direction, each once, got {directions}")

@@ -34,6 +34,8 @@ class LiveReading(nn.Module):
         super().__init__()
         if chunk < 1:
             raise ValueError(f"reader_chunk must be at least 1, got {chunk}")
+        if template.max_prompt_tokens is not None:
+            raise ValueError("template.max_prompt_tokens: a live reader reads one candidate a prompt and drops none; null")
         self.reader, self.checkpoint, self.template, self.chunk = reader, checkpoint, template, chunk
         self.prompts_read = 0
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from medrag_lightning.batches import EncodedPrompts, Example, PreferenceBatch, PreferenceExample
+from medrag_lightning.batches import EncodedPrompts, Example, PreferenceBatch, PreferenceExample, Prompt
 from medrag_lightning.interfaces import Processor
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.assembling import assembled
 from medrag_lightning.reading.raft_collator import answer_rows
 from medrag_lightning.records import Condition, PreferenceSide
 
@@ -19,9 +20,9 @@ PromptKey = tuple[str, Condition]
 class PreferenceCollator:
     """Builds each distinct prompt, image and answer to a prompt once, whatever number of pairs they belong to.
 
-    All evidence of a side stands in one prompt. Nothing is cut to a length: answers are whole, and how much of a document is
-    shown is the template's `max_evidence_chars`. Prompts of pairs about one query and one set of evidence have one number in
-    `pack_of_prompt`.
+    All evidence of a side stands in one prompt. Answers are whole; how much of a document is shown is the template's
+    `max_evidence_chars`, and how much evidence its `max_prompt_tokens`, as in the score table. Prompts of pairs about one query
+    and one set of evidence have one number in `pack_of_prompt`.
 
     Args:
         processor: the reader's.
@@ -37,7 +38,7 @@ class PreferenceCollator:
         places = {key: place for place, key in enumerate(prompts)}
         answered = [(places[_key(shown, side)], side.answer) for one in examples for shown, side in _sides(one)]
         rows = {row: place for place, row in enumerate(sorted(dict.fromkeys(answered)))}
-        encoded = self.processor.encode_prompts([self.template.build(one) for one in prompts.values()], share_images=True)
+        encoded = self.processor.encode_prompts([self._prompt(one) for one in prompts.values()], share_images=True)
         answers = answer_rows(self.processor, list(rows))
         of_side_B2 = torch.tensor([rows[row] for row in answered]).view(-1, 2)
         counts = answers.mask_RL.sum(1)[of_side_B2].tolist()
@@ -52,6 +53,9 @@ class PreferenceCollator:
             reference_B2=torch.tensor([[_stored(side) for _, side in _sides(one)] for one in examples]),
             token_count=int(encoded.mask_PT.sum()) + int(answers.mask_RL.sum()),
         )
+
+    def _prompt(self, one: Example) -> Prompt:
+        return self.template.build(assembled(one, self.template, self.processor))
 
     def _prompts(self, examples: Sequence[PreferenceExample]) -> tuple[dict[PromptKey, Example], tuple[int, ...]]:
         """The distinct prompts in order of appearance, and the number of the pack of each."""

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,21 @@ def test_answers_cite_what_they_rest_on(tested):
     assert answer.prediction.gold == served.split_queries("test")[1].answer
 
 
+def test_only_what_fitted_into_the_prompt_is_cited_and_the_rest_is_told(tested):
+    _, module, served, _ = tested
+    query = next(q for q in served.split_queries("test") if q.image is not None)
+    whole = answerer_of(module, served, evidence="all_in_one_prompt")
+    all_of_it = whole.answer(query)
+    room = int(whole.encode(whole.example(query)).parts[0].prompts.mask_PT.sum()) - 1
+    template = replace(module.template, max_prompt_tokens=room)
+    answer = answerer_of(module, served, evidence="all_in_one_prompt", template=template).answer(query)
+    shown, dropped = all_of_it.prediction.cited[:-1], all_of_it.prediction.cited[-1:]
+    assert answer.prediction.cited == tuple(c.document_id for c in answer.citations) == shown
+    assert answer.prediction.dropped == dropped
+    assert f"evidence that did not fit into the prompt and was not read: {dropped[0]}" in str(answer)
+    assert not any("did not fit" in warning for warning in all_of_it.warnings)
+
+
 def test_without_evidence_it_says_so(tested):
     _, _, _, answerer = tested
     answer = answerer.ask("which colour?", choices=tuple(COLOURS))
@@ -249,8 +265,6 @@ def test_warnings_of_a_close_call_a_disagreement_and_words_that_fit_nothing():
         assert words in warned
     assert "licence" not in warned
     assert "close" not in " ".join(Answer.of(close, found, low_margin=0.01).warnings)
-
-
 
 
 def test_probability_and_abstention_follow_the_answer_and_the_threshold():

@@ -74,3 +74,8 @@ def test_a_stage_that_reads_and_keeps_no_predictions_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="Forgetful, which reads queries, keeps no `predictions`"):
         trainer(tmp_path, PredictionsWriter(), enable_progress_bar=False).test(Forgetful(), ToyData())
+
+
+def test_row_names_what_was_not_shown():
+    row = prediction_row(Prediction("q", Regime.RETRIEVED, "x", "x", "x", AnswerType.OPEN, cited=("a",), dropped=("c", "b")))
+    assert (row["cited"], row["dropped"]) == (["a"], ["c", "b"])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import lightning as L
 import pytest
@@ -157,3 +158,50 @@ def test_a_stage_that_answers_nothing_has_no_table(tmp_path, capsys):
     run.test(Silent(), Bare(), verbose=False)
     run.validate(Silent(), Bare(), verbose=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_long_open_answers_are_scored_as_reports(tmp_path, capsys):
+    table = ResultsTable(resamples=200, report_from_words=2, report_scores=["ratescore"])
+    trainer(tmp_path, table, enable_progress_bar=False).test(ToyStage(), ToyData(), verbose=False)
+    out, results = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text())
+    row = results["reports"]["rows"]["retrieved"]
+    assert row["cider_d"]["n"] == 30
+    assert row["cider_d"]["low"] < row["cider_d"]["value"] < row["cider_d"]["high"]
+    assert row["rouge_l"]["value"] > results["reports"]["rows"]["no retrieval"]["rouge_l"]["value"]
+    assert max(map(len, out.splitlines())) <= 120
+    assert "CIDEr-D" in out
+    assert any("RaTEScore: unavailable: RaTEScore is not installed" in note for note in results["notes"])
+
+
+def test_short_open_answers_are_no_reports(tmp_path, capsys):
+    out, results = results_of(tmp_path, ToyStage(), ToyData(), capsys)
+    assert "reports" not in results
+    assert "CIDEr" not in out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"report_from_words": None, "report_scores": ["radgraph"]}, "would be ignored"),
+        ({"report_from_words": 0}, "at least 1"),
+        ({"report_scores": ["bleurt"]}, "'bleurt' is none of ratescore, radgraph, chexbert"),
+    ],
+)
+def test_settings_of_report_scores(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ResultsTable(**settings)
+
+
+def test_evidence_that_did_not_fit_is_told(tmp_path, capsys):
+    class Short(ToyStage):
+        def on_test_epoch_end(self):
+            super().on_test_epoch_end()
+            self.predictions = [
+                replace(p, dropped=("d8", "d9")) if p.regime is Regime.RETRIEVED and n % 2 else p
+                for n, p in enumerate(self.predictions)
+            ]
+
+    out, results = results_of(tmp_path, Short(), ToyData(), capsys)
+    told = "retrieved: 120 of 360 candidates did not fit into the prompts of 60 of 120 queries"
+    assert told in results["notes"]
+    assert told in " ".join(out.split())

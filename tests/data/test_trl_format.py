@@ -181,3 +181,9 @@ def test_trl_trains_on_it_from_ln_2(loaded, tmp_path: Path) -> None:  # type: ig
     assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
     assert losses[1] < losses[0]
     assert torch.isfinite(torch.tensor(losses)).all()
+
+
+def test_a_longest_prompt_is_refused_as_nobody_counts_its_tokens(tmp_path):
+    short = replace(TEMPLATE, max_prompt_tokens=100)
+    with pytest.raises(ValueError, match="max_prompt_tokens: what fits is counted by a reader"):
+        write_trl_dataset(made(), QUERIES, DOCUMENTS, short, open_image, tmp_path / "pairs")

@@ -27,9 +27,12 @@ from medrag_lightning.models.tiny_dual_encoder import TinyDualEncoder
 from medrag_lightning.models.tiny_towers import TinyTowers
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.records import AnswerType, Document, ImageRef, Query, Split
+from medrag_lightning.retrieval.corpus_search import CorpusSearch
 from medrag_lightning.retrieval.fused import FusedSearch
 from medrag_lightning.retrieval.knowledge_search import KnowledgeSearch
+from medrag_lightning.retrieval.selected import SelectedSearch
 from medrag_lightning.retrieval.source import LiveSearch, NoEvidence
+from medrag_lightning.selection import Selection
 
 COLOURS = ("red", "green", "blue", "grey")
 CANARY = "Zaphod-Quux"  # stands in every patient id, study id and file name
@@ -99,7 +102,14 @@ def knowledge() -> KnowledgeSearch:
     return KnowledgeSearch(by_hand, LiveSearch(TinyDualEncoder(64), {"text_to_text": 2}))
 
 
-SOURCES = {"live": lambda: live(MIXED), "fused": fused, "knowledge": knowledge, "none": NoEvidence}
+def corpora() -> CorpusSearch:
+    """An adaptive number of reports, and the book."""
+    reports = SelectedSearch(live({"image_to_image": 6}), Selection(cut=0.01, k=3))
+    texts = LiveSearch(TinyDualEncoder(64), {"text_to_text": 2}, corpus="texts")
+    return CorpusSearch({"texts": texts, "reports": reports}, of={"texts": ["book"]})
+
+
+SOURCES = {"live": lambda: live(MIXED), "fused": fused, "knowledge": knowledge, "corpora": corpora, "none": NoEvidence}
 
 
 def reader(adapter: bool = False, family: str = "llava", dtype: torch.dtype = torch.float32, **settings: Any) -> HfReader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from medrag_lightning.models.tiny_clip import TinyClip
 from medrag_lightning.models.tiny_dual_encoder import TinyDualEncoder
 from medrag_lightning.models.tiny_towers import TinyTowers
 from medrag_lightning.models.trained_encoder import TrainedEncoder
+from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.retrieval.index import IndexConfig
 from medrag_lightning.retrieval.source import LiveSearch
 
 TEXTS = ["an effusion on the left", "no finding", "a long report about a nodule that is not there " * 4]
@@ -101,3 +104,18 @@ def test_a_model_whose_onnx_says_otherwise_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_towers, "_cosines", lambda one, other: np.array([1.0, 0.9995]))
     with pytest.raises(ValueError, match=r"gives vectors of cosine 0\.999500"):
         write_onnx([("", LiveSearch(towers(), {"image_to_image": 1}))], tmp_path)
+
+
+def test_a_bundle_from_before_a_setting_was_there_is_still_read():
+    schema = system_schema()
+    of_template = {"$ref": "#/$defs/template", "$defs": {**schema["$defs"], "template": schema["properties"]["template"]}}
+    told = asdict(PromptTemplate())
+    assert validate(told, of_template) == []
+    old = {name: value for name, value in told.items() if name not in ("kinds", "closing", "max_prompt_tokens")}
+    assert validate(old, of_template) == []
+    assert validate({name: value for name, value in told.items() if name != "order"}, of_template) != []
+    live = {"kind": "live", "encoder": {"kind": "tiny_dual", "dim": 8, "seed": 0}, "per_channel": {"text_to_text": 1}}
+    live |= {"index": asdict(IndexConfig()), "dtype": "float32", "batch_size": 1, "distinct_documents": True}
+    live |= {"distinct_texts": False}
+    of_live = {"$ref": "#/$defs/live", "$defs": schema["$defs"]}
+    assert validate(live, of_live) == validate(live | {"corpus": "wiki"}, of_live) == []

@@ -31,15 +31,18 @@ from medrag_lightning.handoff.bundle.layout import NOT_AT_RUN_TIME
 from medrag_lightning.handoff.bundle.verify import verify_bundle
 from medrag_lightning.models.hf_reader import HfReader
 from medrag_lightning.models.lora import LoraSettings
+from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.retrieval.candidates import CachedTable
 
 ALL = {"evidence": "all_in_one_prompt"}
+KINDS = PromptTemplate(order="image_first", kinds="documents_first", closing="one word", max_prompt_tokens=130)
 VARIANTS = {
     "merged, live": ({"adapter": True}, "live", {}, {}),
     "adapter, fused, one prompt": ({"adapter": True}, "fused", ALL, {"reader": "adapter"}),
     "both, knowledge, steered": ({"adapter": True}, "knowledge", STEERED, {"reader": "both"}),
     "no adapter, fused, steered": ({}, "fused", STEERED, {}),
     "no adapter, knowledge": ({}, "knowledge", {"closed_answers": "generated"}, {}),
+    "corpora, kinds in order": ({}, "corpora", {**ALL, "template": KINDS}, {}),
     "no evidence": ({}, "none", {}, {}),
     "qwen": ({"adapter": True, "family": "qwen2_vl"}, "live", ALL, {}),
     "idefics3": ({"adapter": True, "family": "idefics3"}, "live", ALL, {}),

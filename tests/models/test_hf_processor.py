@@ -130,6 +130,17 @@ def test_token_count_is_close_to_the_truth(family: str) -> None:
         assert 0 <= length - processor.count_tokens(prompt) <= 10  # role tokens and image brackets are not counted
 
 
+@pytest.mark.parametrize("order", ["evidence_first", "query_first", "image_first"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompt_length_is_the_truth(family: str, order: PromptOrder) -> None:
+    processor = reader(family).processor
+    asked = [*prompts(order), *(Prompt(prompt.segments, "be brief <image>") for prompt in prompts(order))]
+    asked.append(text_prompt("<image> x"))
+    for shared in (False, True):
+        true = processor.encode_prompts(asked, share_images=shared).mask_PT.sum(1).tolist()
+        assert [processor.prompt_length(prompt) for prompt in asked] == true
+
+
 def test_images_are_capped_and_thin_ones_stretched() -> None:
     processor = HfProcessor(reader("llava").processor.processor, max_image_side_px=64)
     assert processor.fit(picture(0, (128, 96))).size == (64, 48)

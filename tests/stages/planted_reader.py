@@ -56,6 +56,9 @@ class Words:
     def count_tokens(self, prompt: Prompt) -> int:
         return len(self._tokens(prompt))
 
+    def prompt_length(self, prompt: Prompt) -> int:
+        return len(self._tokens(prompt))
+
 
 class PlantedReader(nn.Module):
     """`to_question` and `to_last` are the planted layers; `sharpness` 0 makes every answer equally likely."""

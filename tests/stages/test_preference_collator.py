@@ -13,6 +13,7 @@ from preference_world import reader
 from medrag_lightning.batches import Example, PreferenceExample
 from medrag_lightning.losses import weighted_mean
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.raft_collator import RaftCollator
 from medrag_lightning.records import (
     Candidate,
     Channel,
@@ -206,3 +207,19 @@ def test_numbers_are_told_by_kind(collate):
     assert numbers["knowledge_utilisation_accuracy"] == 0.5, "neither is likelier"
     assert numbers["margin"] == pytest.approx(0.5)
     assert not any(name.startswith("knowledge_robustness") for name in numbers)
+
+
+def test_a_prompt_that_is_too_long_loses_evidence_as_in_the_score_table():
+    made = reader()
+    made.prepare(["which colour?", "background: it is red", "things have colours"])
+    whole = PreferenceCollator(made.processor, PromptTemplate())
+    sides = ((BOTH, "red"), (ALONE, "blue"))
+    one = pair("x", PairKind.UTILISATION, *sides)
+    longest = int(whole([one]).prompts.mask_PT.sum(1).max())
+    short = PreferenceCollator(made.processor, PromptTemplate(max_prompt_tokens=longest - 1))([one])
+    lengths = short.prompts.mask_PT.sum(1).tolist()
+    assert max(lengths) < longest
+    first = PromptTemplate().build(replace(SHOWN[BOTH], candidates=SHOWN[BOTH].candidates[:1]), [0])
+    assert lengths[0] == made.processor.prompt_length(first)  # the report alone: the article ranks lower
+    table = RaftCollator(made.processor, PromptTemplate(max_prompt_tokens=longest - 1), False, training=False)([SHOWN[BOTH]])
+    assert int(table.parts[0].prompts.mask_PT.sum()) == lengths[0]

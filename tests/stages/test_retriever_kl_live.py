@@ -8,6 +8,8 @@ from toy import reader
 from callbacks.score_writer import ScoreWriter
 from medrag_lightning.data.scoring_feed import ScoringPlan
 from medrag_lightning.models.both_sides import BothSides
+from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.stages.live_reading import LiveReading
 from medrag_lightning.stages.score import Score
 
 K = 7
@@ -109,3 +111,8 @@ def test_both_sides_reach_passages_of_both_kinds(scored):
     torch.stack(losses).sum().backward()
     assert float(module.heads.encoder.text.table.weight.grad.abs().sum()) > 0
     assert float(module.heads.encoder.image.project.weight.grad.abs().sum()) > 0
+
+
+def test_a_longest_prompt_is_refused():
+    with pytest.raises(ValueError, match="reads one candidate a prompt and drops none"):
+        LiveReading(reader(), None, PromptTemplate(max_prompt_tokens=99), 1)

@@ -15,12 +15,15 @@ from medrag_lightning.interfaces import CandidateSource, SimilarityFusion
 from medrag_lightning.models.similarity_fusion import FixedFusion, TrainedFusion, WeightedSimilarities
 from medrag_lightning.records import Knowledge
 from medrag_lightning.retrieval.candidates import CachedTable, Remembered
+from medrag_lightning.retrieval.corpus_search import CorpusSearch
 from medrag_lightning.retrieval.fused import FusedSearch
 from medrag_lightning.retrieval.index import IndexConfig
 from medrag_lightning.retrieval.knowledge_search import KnowledgeSearch
+from medrag_lightning.retrieval.selected import SelectedSearch
 from medrag_lightning.retrieval.source import LiveSearch, NoEvidence
+from medrag_lightning.selection import Selection
 
-_LIVE = ("dtype", "batch_size", "distinct_documents", "distinct_texts")
+_LIVE = ("dtype", "batch_size", "distinct_documents", "distinct_texts", "corpus")
 
 
 def save_source(source: Any, bundle: Path, name: str = "encoder") -> Spec:
@@ -37,17 +40,29 @@ def save_source(source: Any, bundle: Path, name: str = "encoder") -> Spec:
     if isinstance(source, FusedSearch):
         pool, fusion = save_source(source.pool, bundle, name), _save_fusion(source.fusion, bundle, name)
         return {"kind": "fused", "pool": pool, "fusion": fusion, "top": source.top, "candidates": source.candidates}
-    assert isinstance(source, KnowledgeSearch), "checked before"
-    return {"kind": "knowledge"} | {kind: save_source(part, bundle, kind) for kind, part in source.parts.items()}
+    if isinstance(source, SelectedSearch):
+        return {"kind": "selected", "pool": save_source(source.pool, bundle, name), "rule": asdict(source.rule)}
+    assert isinstance(source, CorpusSearch), "checked before"
+    parts = {part: save_source(one, bundle, str(part)) for part, one in source.parts.items()}
+    if isinstance(source, KnowledgeSearch):
+        return {"kind": "knowledge"} | parts
+    return {"kind": "corpora", "parts": [{"name": part, "of": source.of[part], "source": told} for part, told in parts.items()]}
 
 
 def check_source(source: Any) -> None:
     """ValueError for a source that cannot answer new questions, or that bundles do not know; before anything is written."""
     if isinstance(source, Remembered):
         check_source(source.source)
-    elif isinstance(source, KnowledgeSearch):
+    elif isinstance(source, CorpusSearch):
         for part in source.parts.values():
             check_source(part)
+            if isinstance(part, (CorpusSearch, NoEvidence)):
+                raise ValueError(f"data.source: a bundle cannot hold a {type(part).__name__} as a part of another search")
+    elif isinstance(source, SelectedSearch):
+        if not isinstance(source.pool, (LiveSearch, FusedSearch)):
+            told = f"the pool of SelectedSearch is a {type(source.pool).__name__}"
+            raise ValueError(f"data.source: {told}; a bundle holds one of LiveSearch or FusedSearch: select within each part")
+        check_source(source.pool)
     elif isinstance(source, LiveSearch):
         check_encoder(source.encoder)
         if source._fresh:
@@ -57,8 +72,9 @@ def check_source(source: Any) -> None:
     elif not isinstance(source, NoEvidence):
         why = "answers only the questions in its table" if isinstance(source, CachedTable) else "is not known to bundles"
         raise ValueError(
-            f"data.source is a {type(source).__name__}, which {why}; export with LiveSearch, FusedSearch, KnowledgeSearch or "
-            "NoEvidence: set data.source in the run's config.yaml to the search that made the table"
+            f"data.source is a {type(source).__name__}, which {why}; export with LiveSearch, FusedSearch, SelectedSearch, "
+            "KnowledgeSearch, CorpusSearch or NoEvidence: set data.source in the run's config.yaml to the search that made "
+            "the table"
         )
 
 
@@ -66,13 +82,18 @@ def load_source(spec: Mapping[str, Any], bundle: Path, device: str) -> Candidate
     """The source of an entry in ``system.json``; it knows no documents before `load`."""
     kind = spec["kind"]
     if kind == "live":
-        told = {setting: spec[setting] for setting in _LIVE}
+        told = {setting: spec[setting] for setting in _LIVE if setting in spec}
         encoder = load_encoder(spec["encoder"], bundle, device)
         return LiveSearch(encoder, dict(spec["per_channel"]), IndexConfig(**spec["index"]), **told)
     if kind == "fused":
         pool = load_source(spec["pool"], bundle, device)
         assert isinstance(pool, LiveSearch), "the schema says so"
         return FusedSearch(pool, _load_fusion(spec["fusion"], bundle), spec["top"], spec["candidates"])
+    if kind == "selected":
+        return SelectedSearch(load_source(spec["pool"], bundle, device), Selection(**spec["rule"]))
+    if kind == "corpora":
+        made = {part["name"]: load_source(part["source"], bundle, device) for part in spec["parts"]}
+        return CorpusSearch(made, {part["name"]: list(part["of"]) for part in spec["parts"]})
     if kind == "knowledge":
         parts = (Knowledge.REPORTS, Knowledge.DOCUMENTS)
         return KnowledgeSearch(*(load_source(spec[part], bundle, device) for part in parts))
@@ -84,10 +105,10 @@ def searches(source: Any, place: str = "") -> list[tuple[str, LiveSearch]]:
     """Every search over a store of its own, and where that store lies below the folder of the evidence."""
     if isinstance(source, Remembered):
         return searches(source.source, place)
-    if isinstance(source, FusedSearch):
+    if isinstance(source, (FusedSearch, SelectedSearch)):
         return searches(source.pool, place)
-    if isinstance(source, KnowledgeSearch):
-        return [one for kind, part in source.parts.items() for one in searches(part, f"{place}{kind}/")]
+    if isinstance(source, CorpusSearch):
+        return [one for name, part in source.parts.items() for one in searches(part, f"{place}{name}/")]
     return [(place.rstrip("/"), source)] if isinstance(source, LiveSearch) else []
 
 

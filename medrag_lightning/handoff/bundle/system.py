@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,11 +13,12 @@ from medrag_lightning.batches import Steering
 from medrag_lightning.handoff.bundle.json_schema import DIALECT, read_json_limited, validate
 from medrag_lightning.handoff.bundle.layout import SCHEMA, SYSTEM
 from medrag_lightning.mixture import Fusion
-from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.prompts import ADDED, PromptTemplate
 from medrag_lightning.reading.batch_reader import ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout
 from medrag_lightning.retrieval.index import IndexConfig
 from medrag_lightning.retrieval.store import VectorType
+from medrag_lightning.selection import Selection
 
 Schema = dict[str, Any]
 _FILE: Schema = {"type": "string", "minLength": 1, "maxLength": 255}
@@ -65,7 +66,7 @@ def system_schema() -> Schema:
         "schema": {"const": SCHEMA},
         "reader": {"anyOf": [_merged(), _adapter()]},
         "source": {"$ref": "#/$defs/source"},
-        "template": of_class(PromptTemplate),
+        "template": of_class(PromptTemplate, ADDED),
         "evidence": of_type(EvidenceLayout),
         "fusion": of_class(Fusion),
         "max_new_tokens": _COUNT,
@@ -78,11 +79,11 @@ def system_schema() -> Schema:
     return {"$schema": DIALECT, "title": title, **_object(settings), "$defs": _sources() | _encoders()}
 
 
-def of_class(kind: type) -> Schema:
-    """The schema of a dataclass's settings: every field, and none besides."""
+def of_class(kind: type, may_lack: Sequence[str] = ()) -> Schema:
+    """The schema of a dataclass's settings: every field but those that earlier bundles `may_lack`, and none besides."""
     assert is_dataclass(kind)
     hints = get_type_hints(kind)
-    return _object({field.name: of_type(hints[field.name]) for field in fields(kind)})
+    return _object({field.name: of_type(hints[field.name]) for field in fields(kind)}, may_lack)
 
 
 def of_type(kind: Any) -> Schema:
@@ -103,8 +104,9 @@ def of_type(kind: Any) -> Schema:
     return of_class(kind)  # type: ignore[arg-type]
 
 
-def _object(properties: Mapping[str, Any]) -> Schema:
-    return {"type": "object", "properties": dict(properties), "required": list(properties), "additionalProperties": False}
+def _object(properties: Mapping[str, Any], may_lack: Sequence[str] = ()) -> Schema:
+    required = [name for name in properties if name not in may_lack]
+    return {"type": "object", "properties": dict(properties), "required": required, "additionalProperties": False}
 
 
 def _merged() -> Schema:
@@ -134,6 +136,7 @@ def _sources() -> Schema:
         "batch_size": _COUNT,
         "distinct_documents": {"type": "boolean"},
         "distinct_texts": {"type": "boolean"},
+        "corpus": {"type": "string"},
     }
     one, standardise = {"type": "number"}, {"type": "boolean"}
     weights = {"type": "object", "additionalProperties": one}
@@ -147,11 +150,15 @@ def _sources() -> Schema:
         "top": _COUNT,
         "candidates": _COUNT_OR_NULL,
     }
-    one_of = [{"$ref": "#/$defs/live"}, {"$ref": "#/$defs/fused"}]
-    part = {"anyOf": one_of}
+    found = {"live": _object(live, ["corpus"]), "fused": _object(fused)}
+    pool = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in found]}
+    found["selected"] = _object({"kind": {"const": "selected"}, "pool": pool, "rule": of_class(Selection)})
+    part = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in found]}
     both = _object({"kind": {"const": "knowledge"}, "reports": part, "documents": part})
-    none = _object({"kind": {"const": "none"}})
-    return {"live": _object(live), "fused": _object(fused), "source": {"anyOf": [none, *one_of, both]}}
+    names = {"type": "array", "items": _FILE, "minItems": 1}
+    named = {"type": "array", "items": _object({"name": _FILE, "of": names, "source": part}), "minItems": 1}
+    corpora = _object({"kind": {"const": "corpora"}, "parts": named})
+    return found | {"source": {"anyOf": [_object({"kind": {"const": "none"}}), *part["anyOf"], both, corpora]}}
 
 
 def _fusion_settings() -> Schema:

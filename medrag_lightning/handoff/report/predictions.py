@@ -57,6 +57,7 @@ def _prediction(row: dict[str, Any]) -> Prediction:
         gold_logp_nats=None if row.get("gold_logp_nats") is None else float(row["gold_logp_nats"]),
         gold_tokens=int(row.get("gold_tokens", 0)),
         noise=None if noise is None else Noise(NoiseKind(noise["kind"]), float(noise["share"])),
+        dropped=tuple(row.get("dropped", ())),
         variant=None if row.get("variant") is None else Variant(row["variant"]),
     )
 
