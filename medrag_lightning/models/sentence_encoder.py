@@ -32,8 +32,8 @@ class SentenceEncoder:
         query: hub name or folder of the encoder of questions.
         document: of the encoder of texts; null where one encoder makes both.
         pooling: ``mean`` over the tokens, or the first token's vector (``cls``).
-        largest_norm: null: vectors are brought to length 1 and compared by cosine. A number: they are compared by inner product,
-            longer ones scoring higher; no text's vector may be longer than this number, which scores are divided by.
+        largest_norm: null: vectors are brought to length 1 and compared by cosine. A number: they are compared by inner
+            product, longer ones scoring higher; no text's vector may be longer than this number, which scores are divided by.
         max_tokens, max_query_tokens: where texts and questions are cut; null for the model's context.
         query_prefix, document_prefix: words that an encoder wants before each question or text, such as ``query: ``.
         query_revision, document_revision: branch, tag or commit on the hub.

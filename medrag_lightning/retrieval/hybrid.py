@@ -19,8 +19,8 @@ Ranks = dict[str, int]
 class HybridSearch:
     """The documents that stand highest in several rankings: score sum_p w_p / (k + rank_p) (Cormack et al., SIGIR 2009; H08).
 
-    Every part searches the whole corpus in a folder of its own. A document that a part did not find adds nothing there; of equal
-    scores the one that an earlier part named first comes first. The leak rule is that of the parts.
+    Every part searches the whole corpus in a folder of its own. A document that a part did not find adds nothing there; of
+    equal scores the one that an earlier part named first comes first. The leak rule is that of the parts.
 
     Args:
         parts: what ranks the corpus, by a name of your choice: ``{words: LexicalSearch, meaning: LiveSearch}``. The deeper they
@@ -78,7 +78,7 @@ class HybridSearch:
         ]
 
     def ranks(self, queries: Sequence[Query], ids: Sequence[Sequence[str]]) -> list[list[Ranks]]:
-        """For each query and each of its documents, the document's place in every part that found it; the last asked are kept."""
+        """For each query and each of its documents, the document's place in every part that found it."""
         if self._ranked[0] != tuple(queries):
             self.retrieve(queries)
         return [[dict(told.get(name, {})) for name in names] for told, names in zip(self._ranked[1], ids, strict=True)]

@@ -13,8 +13,8 @@ from medrag_lightning.retrieval.building import Progress, Report
 from medrag_lightning.retrieval.lexical_index import Bm25Settings, LexicalIndex, best_rows, build_index
 from medrag_lightning.retrieval.ranking import leak
 from medrag_lightning.retrieval.store import corpus_fingerprint, rows_with
-from medrag_lightning.retrieval.words import Words, WordSettings
 from medrag_lightning.retrieval.wording import wording
+from medrag_lightning.retrieval.words import Words, WordSettings
 
 SPARE = 8  # texts fetched beyond those wanted, for the leak rule
 REMEMBERED = 4096  # images whose pixels' hash is kept
@@ -23,8 +23,8 @@ REMEMBERED = 4096  # images whose pixels' hash is kept
 class LexicalSearch:
     """The texts with the highest BM25 score for the question (H08); no vectors, no model.
 
-    A text without any word of the question is no candidate, so that a question may have fewer than `top`, or none. The leak rule
-    is that of `source.LiveSearch`; images of documents are opened only where they are among the best of a query with an image.
+    A text without any word of the question is no candidate, so that a question may have fewer than `top`, or none. The leak
+    rule is that of `source.LiveSearch`; a document's image is opened only where it is among the best of a query with an image.
 
     Args:
         top: candidates of a query.

@@ -7,8 +7,8 @@
     lexical.indices.npy       the texts that have the word, ascending, word by word
     lexical.data.npy          what the word adds to the score of that text
 
-bm25s itself holds all words of a corpus as Python lists while it builds; `build_index` writes the same arrays, bit for bit, from
-sorted parts on disk. A folder without ``lexical.json`` holds no index: the build that made it did not finish.
+bm25s itself holds all words of a corpus as Python lists while it builds; `build_index` writes the same arrays, bit for bit,
+from sorted parts on disk. A folder without ``lexical.json`` holds no index: the build that made it did not finish.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ Read = tuple[tuple[str, ...], dict[str, int], frozenset[tuple[str, str]], float]
 class WordReranker:
     """A weighted sum of ten measures of how a question's words occur in a text (`FEATURES`), fitted to training questions.
 
-    Stands alone once fitted: the file holds the weights, and how common each word was in the corpus it was fitted on. It knows no
-    synonyms; a cross-encoder (`models.cross_encoder.CrossEncoder`) does. Fitted by `word_reranker_fit.fit_word_reranker`.
+    Stands alone once fitted: the file holds the weights, and how common each word was in the corpus it was fitted on. It knows
+    no synonyms; a cross-encoder (`models.cross_encoder.CrossEncoder`) does. Fitted by `word_reranker_fit.fit_word_reranker`.
 
     Args:
         path: the file that `save` wrote.

@@ -66,7 +66,7 @@ def _counts(corpus: Iterable[str], words: WordSettings) -> dict[str, object]:
 
 
 def _weights(features: Sequence[NDArray[np.float64]], right: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
-    """Minimises the mean over questions of -log(sum of softmax over the right texts), with a small ridge; convex for one right."""
+    """Minimises the mean over questions of -log(sum of softmax over the right texts), with a small ridge."""
     owner = torch.from_numpy(np.repeat(np.arange(len(features)), [len(one) for one in features]))
     input_PF, good = torch.from_numpy(np.concatenate(features)), torch.from_numpy(np.concatenate(right))
     weight_F = torch.zeros(input_PF.shape[1], dtype=torch.float64, requires_grad=True)

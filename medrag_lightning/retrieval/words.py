@@ -89,7 +89,7 @@ def _stemmer() -> Callable[[str], str]:
         import Stemmer
     except ImportError as error:
         raise ValueError(
-            f"words.stemmer=english needs the library PyStemmer, which is not installed: {INSTALL}, or set words.stemmer to none"
+            f"words.stemmer=english needs the library PyStemmer, which is not installed: {INSTALL}, or set it to none"
         ) from error
     stem: Callable[[str], str] = Stemmer.Stemmer("english").stemWord
     return stem

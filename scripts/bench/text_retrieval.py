@@ -1,9 +1,9 @@
 """Searching texts: PubMedQA and MedQuAD questions against all 29,000 real texts of MEDRAG_DATA, whose right texts are known.
 
-Rows, on the same texts and questions: TF-IDF of scikit-learn (the floor: sublinear, English stop words), BM25 (`LexicalSearch`),
-hybrid (`HybridSearch` of BM25 and the tiny encoder's vectors), hybrid and re-rank (`WordReranker`). A text that says the same word
-for word as the right one is right, too. R@1, R@5, R@10 and MRR (0 beyond the first 50) with 95 % bootstrap intervals, and paired
-differences to the floor; MedQuAD's questions are resampled by the entity that they ask about.
+Rows, on the same texts and questions: TF-IDF of scikit-learn (the floor: sublinear, English stop words), BM25 (LexicalSearch),
+hybrid (HybridSearch of BM25 and the tiny encoder's vectors), hybrid and re-rank (WordReranker). A text that says the same as
+the right one, word for word, is right, too. R@1, R@5, R@10 and MRR (0 beyond the first 50) with 95 % bootstrap intervals, and
+paired differences to the floor; MedQuAD's questions are resampled by the entity that they ask about.
 
 Nothing is chosen on a question that it is measured on: constants of BM25 are Anserini's; the weight of the tiny encoder and the
 re-ranker are fitted five times, on four fifths of the questions (whole entities) of both sets, and answer the last fifth.

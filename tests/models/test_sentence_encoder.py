@@ -66,7 +66,7 @@ def test_a_pair_asks_with_one_and_stores_the_other(tmp_path):
         != SentenceEncoder(read).question_fingerprint()
     )
     wide, _ = save(tmp_path / "wide", hidden=32)
-    with pytest.raises(ValueError, match="no pair"):
+    with pytest.raises(ValueError, match=r"no pair"):
         SentenceEncoder(wide, read).embed_questions(["cough"])
 
 
@@ -79,7 +79,7 @@ def test_inner_product_is_kept_as_it_is(tmp_path):
     np.testing.assert_allclose(stored[:2] @ asked[0] * 100, plain @ question, atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=1e-5)
     assert stored.shape[1] == raw.dim == 17
-    with pytest.raises(ValueError, match="largest_norm=0.1 is too small"):
+    with pytest.raises(ValueError, match=r"largest_norm=0.1 is too small"):
         SentenceEncoder(name, largest_norm=0.1).embed_texts(TEXTS)
 
 
@@ -90,7 +90,7 @@ def test_texts_are_cut_and_prefixed(tmp_path):
     states = hidden(model, [2, 10, 11, 3]).mean(0)
     np.testing.assert_allclose(encoder.embed_questions(["fever"])[0], states / np.linalg.norm(states), atol=1e-5)
     assert encoder.fingerprint() != SentenceEncoder(name).fingerprint()
-    with pytest.raises(ValueError, match="exceeds the context"):
+    with pytest.raises(ValueError, match=r"exceeds the context"):
         SentenceEncoder(name, max_tokens=CONTEXT + 1).embed_texts(["cough"])
 
 
@@ -112,16 +112,16 @@ def test_live_search_asks_with_the_encoder_of_questions(tmp_path):
 
 def test_images_and_wrong_settings_are_refused(tmp_path):
     name, _ = save(tmp_path)
-    with pytest.raises(ValueError, match="reads texts only.*KnowledgeSearch"):
+    with pytest.raises(ValueError, match=r"reads texts only.*KnowledgeSearch"):
         SentenceEncoder(name).embed_images([Image.new("RGB", (8, 8))])
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match=r"cannot be loaded"):
         SentenceEncoder(str(tmp_path / "nothing")).embed_texts(["cough"])
-    with pytest.raises(ValueError, match="revision='main' would be ignored"):
+    with pytest.raises(ValueError, match=r"revision='main' would be ignored"):
         SentenceEncoder(name, query_revision="main").embed_texts(["cough"])
-    with pytest.raises(ValueError, match="document_revision would be ignored"):
+    with pytest.raises(ValueError, match=r"document_revision would be ignored"):
         SentenceEncoder(name, document_revision="main")
     for wrong in ({"max_tokens": 0}, {"largest_norm": 0.0}, {"pooling": "max"}):
-        with pytest.raises(ValueError, match="must be"):
+        with pytest.raises(ValueError, match=r"must be"):
             SentenceEncoder(name, **wrong)
 
 
@@ -156,9 +156,9 @@ def test_cross_encoder_cuts_the_text_and_a_long_question(tmp_path):
 
 def test_cross_encoder_refuses_what_is_none(tmp_path):
     name, _ = save(tmp_path, BertForSequenceClassification, labels=3)
-    with pytest.raises(ValueError, match="3 outputs, no re-ranker"):
+    with pytest.raises(ValueError, match=r"3 outputs, no re-ranker"):
         CrossEncoder(name, max_tokens=CONTEXT).relevance([("a", "b")])
-    with pytest.raises(ValueError, match="max_tokens >= 8"):
+    with pytest.raises(ValueError, match=r"max_tokens >= 8"):
         CrossEncoder(name, max_tokens=4)
-    with pytest.raises(ValueError, match="exceeds the context"):
+    with pytest.raises(ValueError, match=r"exceeds the context"):
         CrossEncoder(save(tmp_path / "b", BertForSequenceClassification)[0]).relevance([("a", "b")])

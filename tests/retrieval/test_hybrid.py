@@ -140,9 +140,9 @@ def test_pools_of_different_sizes_and_none():
 
 def test_a_number_that_is_none_is_refused():
     source = RerankedSearch(Fixed("ab"), ByTable({"text of a": math.nan, "text of b": 2.0}))
-    with pytest.raises(ValueError, match="ByTable gave a number that is none"):
+    with pytest.raises(ValueError, match=r"ByTable gave a number that is none"):
         source.retrieve(QUERIES)
-    with pytest.raises(ValueError, match="1 <= keep <= candidates"):
+    with pytest.raises(ValueError, match=r"1 <= keep <= candidates"):
         RerankedSearch(Fixed("ab"), ByTable({}), keep=3, candidates=2)
 
 
@@ -228,15 +228,15 @@ def test_weights_minimise_the_loss():
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no training question"):
+    with pytest.raises(ValueError, match=r"no training question"):
         fit_word_reranker([RerankExample("a", ("a",), (True,))], ["a"], PLAIN)
     fitted = WordReranker.of(told_of(["a b"]))
     fitted.save(tmp_path / "one.json")
     text = (tmp_path / "one.json").read_text()
     (tmp_path / "one.json").write_text(text.replace('"texts": 1', '"texts": 2'))
-    with pytest.raises(ValueError, match="damaged.*fit the re-ranker again"):
+    with pytest.raises(ValueError, match=r"damaged.*fit the re-ranker again"):
         WordReranker(str(tmp_path / "one.json"))
-    with pytest.raises(ValueError, match="finite means"):
+    with pytest.raises(ValueError, match=r"finite means"):
         WordReranker.of(told_of(["a b"]) | {"weights": [1.0]})
 
 

@@ -160,15 +160,15 @@ def test_fingerprint_follows_what_candidates_depend_on(tmp_path):
     }
     assert len(told) == 7
     assert source_of(TEXTS, tmp_path / "a").fingerprint() in told
-    with pytest.raises(RuntimeError, match="before load"):
+    with pytest.raises(RuntimeError, match=r"before load"):
         LexicalSearch(1, PLAIN).fingerprint()
 
 
 def test_an_index_of_another_corpus_is_refused(tmp_path):
     source_of(TEXTS, tmp_path)
-    with pytest.raises(ValueError, match="another corpus"):
+    with pytest.raises(ValueError, match=r"another corpus"):
         source_of([*TEXTS, "more"], tmp_path)
-    with pytest.raises(ValueError, match="bm25 settings"):
+    with pytest.raises(ValueError, match=r"bm25 settings"):
         source_of(TEXTS, tmp_path, bm25=Bm25Settings(2.0))
 
 
@@ -178,10 +178,10 @@ def test_damage_is_refused(tmp_path, name):
     data = bytearray((tmp_path / name).read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match="damaged|schema|not valid|another corpus"):
+    with pytest.raises(ValueError, match=r"damaged|schema|not valid|another corpus"):
         source.prepare(source._documents, None, tmp_path)
     (tmp_path / name).write_bytes(data[:-1])
-    with pytest.raises(ValueError, match="damaged|bytes|not valid"):
+    with pytest.raises(ValueError, match=r"damaged|bytes|not valid"):
         source.load(source._documents, None, tmp_path)
 
 
@@ -200,12 +200,12 @@ def test_an_interrupted_build_leaves_none(tmp_path):
 
 
 def test_nothing_to_find_is_told(tmp_path):
-    with pytest.raises(ValueError, match="no texts"):
+    with pytest.raises(ValueError, match=r"no texts"):
         source_of(["", " "], tmp_path)
-    with pytest.raises(ValueError, match="stop words or signs"):
+    with pytest.raises(ValueError, match=r"stop words or signs"):
         source_of(["?", "..."], tmp_path)
     for wrong in (lambda: LexicalSearch(0), lambda: Bm25Settings(-1), lambda: Bm25Settings(1, 2), lambda: WordSettings("all")):
-        with pytest.raises(ValueError, match="must be|needs"):
+        with pytest.raises(ValueError, match=r"must be|needs"):
             wrong()
 
 
@@ -216,7 +216,7 @@ def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"bm25s, which is not installed.*medrag-lightning\[text\]"):
         source_of(TEXTS, tmp_path)
     monkeypatch.setitem(sys.modules, "Stemmer", None)
-    with pytest.raises(ValueError, match="PyStemmer"):
+    with pytest.raises(ValueError, match=r"PyStemmer"):
         Words(WordSettings("none", "english"))
 
 
