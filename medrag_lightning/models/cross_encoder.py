@@ -85,8 +85,9 @@ class CrossEncoder:
         if self._loaded is None:
             loader = "AutoModelForSequenceClassification"
             model, tokenizer = load_text_model(loader, self.name, self.revision, self.dtype, self.device_name)
-            if model.config.num_labels not in (1, 2):
-                told = f"has {model.config.num_labels} outputs, no re-ranker; give a model with one or two"
+            outputs = getattr(model.config, "num_labels", None)
+            if outputs not in (1, 2):
+                told = f"has {outputs} outputs, no re-ranker; give a model with one or two"
                 raise ValueError(f"cross-encoder {self.name!r} {told}")
             text_limit(model, tokenizer, self.max_tokens, self.name)
             self._loaded = model, tokenizer

@@ -159,7 +159,7 @@ class Document:
 
     @property
     def corpus(self) -> str:
-        """The corpus that it belongs to: ``reports`` for an image with or without a text, else its source (HeteroRAG, MedAtlas)."""
+        """The corpus that it belongs to (HeteroRAG, MedAtlas): ``reports`` for any document with an image, else its source."""
         return self.source if self.image is None else REPORTS
 
 

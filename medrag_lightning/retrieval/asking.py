@@ -49,7 +49,7 @@ def ask(
     on_progress: Progress | None = None,
     corpus: str = "",
 ) -> Asked:
-    """Embeds the different images and questions (`wording` for `corpus`) among `queries`, each once, for a search in `channels`."""
+    """Embeds the different images and words (`wording` for `corpus`) of `queries`, each once, for a search in `channels`."""
     images = list(dict.fromkeys(query.image for query in queries if query.image is not None))
     worded = [wording(query, corpus) for query in queries]
     texts = list(dict.fromkeys(words for words in worded if words is not None))

@@ -187,7 +187,7 @@ def _merge(folder: Path, parts: Sequence[Path], words: int, length_N: Integers, 
     total = int(indptr[-1])
     # As bm25s does: the logarithm in float64, kept in float32, multiplied in float64, kept in float32.
     texts = len(length_N)
-    inverse_V = np.float32([math.log(1 + (texts - df + 0.5) / (df + 0.5)) for df in frequency_V.tolist()])
+    inverse_V = np.array([math.log(1 + (texts - df + 0.5) / (df + 0.5)) for df in frequency_V.tolist()], np.float32)
     marked_N = constants.k1 * ((1 - constants.b) + constants.b * length_N / length_N.mean())
     write_npy(folder / INDPTR, indptr)
     with atomic_write(folder / INDICES) as indices, atomic_write(folder / DATA) as data:

@@ -83,8 +83,8 @@ def _weights(features: Sequence[NDArray[np.float64]], right: Sequence[NDArray[np
         optimiser.zero_grad()
         score_P = input_PF @ weight_F
         told = (log_sums(score_P, owner) - log_sums(score_P[good], owner[good])).mean() + RIDGE * weight_F.square().sum()
-        told.backward()
+        told.backward()  # type: ignore[no-untyped-call]
         return told
 
-    optimiser.step(loss)
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
     return weight_F.detach().numpy()

@@ -8,8 +8,8 @@ from medrag_lightning.records import Query
 def wording(query: Query, corpus: str) -> str | None:
     """The words to search `corpus` with; None where there are none, and a text search of it finds nothing.
 
-    They are the question where nobody said what to ask (`Query.searches` is None), and for a source of no named corpus (`corpus`
-    empty), which a query generator does not know about.
+    They are the question where nobody said what to ask (`Query.searches` is None), and for a source of no named corpus
+    (`corpus` empty), which a query generator does not know about.
     """
     text = query.question if query.searches is None or not corpus else dict(query.searches).get(corpus, "")
     return text if text.strip() else None

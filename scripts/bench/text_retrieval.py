@@ -156,7 +156,7 @@ def out_of_fold(
     told = {name: np.zeros(len(questions), np.int64) for name in ("hybrid", "hybrid_reranked")}
     chosen = []
     for fold in range(FOLDS):
-        train, test = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        train, test = np.flatnonzero(fold_of != fold).tolist(), np.flatnonzero(fold_of == fold).tolist()
         best = max(WEIGHTS, key=lambda weight: float(values_of(places[weight][train])["MRR"].mean()))
         chosen.append(best)
         hybrid = hybrids[best]
