@@ -13,6 +13,7 @@ from medrag_lightning.interfaces import CandidateSource
 from medrag_lightning.records import Channel, Document, Query, shares_identity
 from medrag_lightning.retrieval import lexical_index
 from medrag_lightning.retrieval.building import Report
+from medrag_lightning.retrieval.channels import SIDES_OF
 from medrag_lightning.retrieval.knowledge_search import KnowledgeSearch
 from medrag_lightning.retrieval.lexical import LexicalSearch
 from medrag_lightning.retrieval.lexical_index import Bm25Settings, LexicalIndex, best_rows, build_index
@@ -227,6 +228,11 @@ def test_as_the_documents_of_knowledge_search(world, encoder, tmp_path):
     (one,) = source.retrieve([dataclasses.replace(world.queries[0], question="guideline 3?")])
     assert [c.channel for c in one.candidates][-1] is Channel.LEXICAL
     assert one.candidates[2].id == "t3"
+
+
+def test_only_four_channels_compare_vectors():
+    compared = {channel for channel in Channel if channel.compares_vectors}
+    assert compared == set(SIDES_OF)
 
 
 def test_it_is_configured_in_yaml():
