@@ -41,7 +41,7 @@ def own_scores(
         )
     fused = source if isinstance(source, Fused) else None
     asked = sorted({channel for row in channels for channel in row})
-    if Channel.GIVEN in asked or (Channel.FUSED in asked and fused is None):
+    if any(not (one.compares_vectors or (one is Channel.FUSED and fused is not None)) for one in asked):
         told = ", ".join(map(str, asked))
         raise ValueError(f"noise.scores=own: candidates of {system!r} have scores of no similarity (channels {told}); use kept")
     scores: list[list[float]] = []

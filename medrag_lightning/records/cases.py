@@ -29,14 +29,22 @@ class AnswerType(StrEnum):
 
 
 class Channel(StrEnum):
-    """Which vectors were compared to find a candidate: query side first, document side second."""
+    """What found a candidate: which vectors were compared (query side first, document side second), or what else."""
 
     IMAGE_TO_IMAGE = "image_to_image"
     IMAGE_TO_TEXT = "image_to_text"
     TEXT_TO_TEXT = "text_to_text"
     TEXT_TO_IMAGE = "text_to_image"
     FUSED = "fused"  # by a learned sum of the similarities above
+    LEXICAL = "lexical"  # by the words it shares with the question
+    HYBRID = "hybrid"  # by its places in several rankings
+    RERANKED = "reranked"  # by a model that read question and text together
     GIVEN = "given"  # named by hand or by a generator (oracle and poisoned evidence), not searched
+
+    @property
+    def compares_vectors(self) -> bool:
+        """Whether its score is the similarity of two vectors, which a source can tell for any document."""
+        return self.value in ("image_to_image", "image_to_text", "text_to_text", "text_to_image")
 
 
 class Regime(StrEnum):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from medrag_lightning.batches import pixel_sha256
-from medrag_lightning.interfaces import OpenImage, QueryEncoder, Retriever
+from medrag_lightning.interfaces import OpenImage, QueryEncoder, QuestionEncoder, Retriever
 from medrag_lightning.records import Channel, ImageRef, Query
 from medrag_lightning.retrieval.building import Progress, Report
 from medrag_lightning.retrieval.channels import SIDES_OF
@@ -56,7 +56,7 @@ def ask(
     sides = sorted({SIDES_OF[channel][1] for channel in channels if SIDES_OF[channel][0] == "image"})
     report = Report("query images embedded", len(images), on_progress)
     by_side, pixels = _embed_images(images, sides, encoder, open_image, batch_size, report)
-    text_UD = encoder.embed_texts(texts if any(SIDES_OF[channel][0] == "text" for channel in channels) else [])
+    text_UD = _embed_questions(texts if any(SIDES_OF[channel][0] == "text" for channel in channels) else [], encoder)
     vectors = {
         channel: text_UD if asking == "text" else by_side[side]
         for channel, (asking, side) in SIDES_OF.items()
@@ -124,3 +124,8 @@ def _embed_queries(images: Sequence[Image], sides: Sequence[Side], encoder: Retr
     if isinstance(encoder, QueryEncoder):
         return {side: encoder.embed_queries(images, side) for side in sides}
     return dict.fromkeys(sides, encoder.embed_images(images)) if sides else {}
+
+
+def _embed_questions(texts: Sequence[str], encoder: Retriever) -> NDArray[np.float32]:
+    """Vectors of questions: by their own encoder where there is one, else as any text."""
+    return encoder.embed_questions(texts) if isinstance(encoder, QuestionEncoder) else encoder.embed_texts(texts)

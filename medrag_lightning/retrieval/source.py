@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrag_lightning.artifacts import fingerprint
-from medrag_lightning.interfaces import OpenImage, QueryEncoder, Retriever
+from medrag_lightning.interfaces import OpenImage, QueryEncoder, QuestionEncoder, Retriever
 from medrag_lightning.records import Candidate, Channel, Document, Query, Retrieved
 from medrag_lightning.retrieval.asking import Asked, ByPlace, ask, pool_similarities
 from medrag_lightning.retrieval.building import Progress, build_store, check_images, embed_sides
@@ -185,6 +185,8 @@ class LiveSearch:
         parts: list[Any] = [store.fingerprint, pixels, channels, self.index.fingerprint(), distinct]
         if isinstance(self._asking, QueryEncoder):
             parts.append(["heads", self._asking.query_fingerprint()])
+        if isinstance(self._asking, QuestionEncoder):
+            parts.append(["questions", self._asking.question_fingerprint()])
         if self.corpus:
             parts.append(["corpus", self.corpus])
         if self._fresh:

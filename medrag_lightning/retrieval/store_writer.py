@@ -30,6 +30,7 @@ from medrag_lightning.retrieval.store import (
     store_fingerprint,
 )
 
+ROWS_AT_ONCE = 50_000
 PATIENT_NOTE = "documents.arrow holds patient and study ids, which the leak rule compares: treat it as patient data"
 
 
@@ -93,9 +94,13 @@ class StoreWriter:
                 first = self.documents[int(missing[0])].id
                 raise ValueError(f"{len(missing)} documents have no {side} vector yet, the first is {first!r}")
         with atomic_write(self.folder / self._names[DOCUMENTS]) as stream:
-            table = self._table()
-            with pa.ipc.new_file(stream, table.schema) as sink:
+            sink = None
+            for start in range(0, len(self.documents), ROWS_AT_ONCE):
+                table = self._table(start, min(start + ROWS_AT_ONCE, len(self.documents)))
+                sink = sink or pa.ipc.new_file(stream, table.schema)
                 sink.write_table(table)
+            assert sink is not None, "an empty corpus was refused"
+            sink.close()
         for side in SIDES:
             with refusals_told(self._new[side].path):
                 self._maps[side].flush()
@@ -128,13 +133,15 @@ class StoreWriter:
             self._maps[side][place] = vectors[at]
             self._seen[side][place] = True
 
-    def _table(self) -> Any:
+    def _table(self, start: int, end: int) -> Any:
+        """Some of the documents: texts of a whole corpus need not fit into memory."""
+        part = [self.documents[row] for row in range(start, end)]
         names = ("id", "text", "patient_id", "study_id", "modality", "source", "license")
-        columns: dict[str, Any] = {n: pa.array([getattr(d, n) for d in self.documents], pa.string()) for n in names}
-        columns["image"] = pa.array([None if d.image is None else str(d.image) for d in self.documents], pa.string())
-        columns["image_sha256"] = pa.array(self._image_sha256, pa.string())
+        columns: dict[str, Any] = {n: pa.array([getattr(d, n) for d in part], pa.string()) for n in names}
+        columns["image"] = pa.array([None if d.image is None else str(d.image) for d in part], pa.string())
+        columns["image_sha256"] = pa.array(self._image_sha256[start:end], pa.string())
         for side in SIDES:
-            columns[f"has_{side}"] = np.isin(np.arange(len(self.documents)), self._rows[side])
+            columns[f"has_{side}"] = np.isin(np.arange(start, end), self._rows[side])
         return pa.table(columns)
 
     def _manifest(self) -> dict[str, Any]:
