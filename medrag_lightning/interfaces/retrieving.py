@@ -98,6 +98,19 @@ class QueryEncoder(Protocol):
 
 
 @runtime_checkable
+class Reranker(Protocol):
+    """Reads a question and a text together and tells how well the text answers it (HeteroRAG: MedCPT's cross-encoder)."""
+
+    def relevance(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """(P,) one number for each (question, text), higher for the better text; comparable within one question only."""
+        ...
+
+    def fingerprint(self) -> str:
+        """sha256 over everything that the numbers depend on."""
+        ...
+
+
+@runtime_checkable
 class QueryTowers(Protocol):
     """What stage `retriever_kl` trains around a dual encoder (at run time a torch module): query vectors for each side."""
 
