@@ -213,7 +213,7 @@ def checked_uri(uri: str | None, folder: Path) -> str:
         return str((folder / "milvus.db").resolve())
     if is_server(uri):
         if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", uri):
-            raise ValueError("uri: a server is named as http://host:port, without user, password or token (see token_variable)")
+            raise ValueError("uri: a server is http://host:port, without user, password or token (token_variable names one)")
         return uri
     if not uri.endswith(".db"):
         raise ValueError(f"uri {uri!r} is neither a server (http://host:19530) nor a file that ends in .db")
@@ -222,7 +222,7 @@ def checked_uri(uri: str | None, folder: Path) -> str:
 
 
 def load_pymilvus() -> Any:
-    """The package, which an extra installs; ValueError says so. Its import may not read a ``.env`` file into the environment."""
+    """The package, or a ValueError that names its extra. Its import may not read a ``.env`` file into the environment."""
     before = os.environ.get("PYTHON_DOTENV_DISABLED")
     os.environ["PYTHON_DOTENV_DISABLED"] = "1"
     try:
