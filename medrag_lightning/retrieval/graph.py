@@ -37,8 +37,8 @@ class GraphSearch:
             where there are none with the question.
         blocks: ``asked`` cuts blocks to what matters to the query; ``whole`` gives documents as they are, so that an id
             stands for one text in every file that names documents by id (score tables, preference pairs).
-        corpus: the name that `Query.searches` calls this graph by, which is the name of its table; documents of other sources
-            are then left out. Empty: every document is a term, and the question is what is searched for.
+        corpus: the name that `Query.searches` calls this graph by. Where it is the name of a table, documents of other tables
+            are left out. Empty: every document is a term, and the question is what is searched for.
     """
 
     def __init__(
@@ -95,7 +95,9 @@ class GraphSearch:
         return self._lookup
 
     def _mine(self, documents: Sequence[Document]) -> list[Document]:
-        return [document for document in documents if not self.corpus or document.corpus == self.corpus]
+        """The documents of its own corpus; all where none is called so: a `CorpusSearch` may call it otherwise (`of`)."""
+        named = [document for document in documents if document.corpus == self.corpus]
+        return named if self.corpus and named else list(documents)
 
     def _candidates(self, query: Query) -> Iterator[Candidate]:
         seen: set[int] = set()

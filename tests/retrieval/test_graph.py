@@ -15,6 +15,7 @@ from medrag_lightning.records import Document, ImageRef, Query
 from medrag_lightning.records.terms import Term, read_term, term_text
 from medrag_lightning.retrieval import graph_store
 from medrag_lightning.retrieval.candidates import CachedTable, Remembered, write_candidates
+from medrag_lightning.retrieval.corpus_search import CorpusSearch
 from medrag_lightning.retrieval.graph import GraphSearch
 from medrag_lightning.retrieval.knowledge_search import KnowledgeSearch
 from medrag_lightning.retrieval.relation_ranking import WordOverlap
@@ -251,7 +252,7 @@ def test_only_its_own_corpus(tmp_path):
         ready(tmp_path / "all", [*documents(), other], corpus="")
     assert list((tmp_path / "all").iterdir()) == []
     with pytest.raises(ValueError, match=r"the graph is empty.*Ontology table"):
-        ready(tmp_path / "none", [other])
+        ready(tmp_path / "none", [])
 
 
 def test_another_or_a_damaged_graph_is_refused(tmp_path):
@@ -334,6 +335,18 @@ def test_kept_candidates_keep_their_blocks(tmp_path):
     assert [one.candidates for one in kept.retrieve(queries)] == [one.candidates for one in before]
     source.retrieve = None  # a second time nothing is searched
     assert [one.candidates for one in kept.retrieve(queries)] == [one.candidates for one in before]
+
+
+@pytest.mark.parametrize(("name", "of"), [("graph", None), ("terms", {"terms": ["graph"]})])
+def test_as_one_of_several_corpora(tmp_path, name, of):
+    source = CorpusSearch({"book": NoEvidence(), name: GraphSearch(corpus=name)}, of)
+    told = [Document("b", "a page", source="book"), *documents()]
+    source.prepare(told, None, tmp_path)
+    source.load(told, None, tmp_path)
+    query = Query("q", "What is pneumonia?", searches=(("book", "x"), (name, "breakbone fever , symptom")))
+    plain = dataclasses.replace(query, searches=None)
+    silent = dataclasses.replace(query, searches=(("book", "x"), (name, "")))
+    assert [[c.id for c in one.candidates] for one in source.retrieve([query, plain, silent])] == [["D:1"], ["D:6"], []]
 
 
 def test_beside_reports(tmp_path):
