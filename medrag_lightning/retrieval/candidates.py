@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from medrag_lightning.retrieval.store import corpus_fingerprint
 
 SCHEMA = "1"
 _KIND = b"medrag candidates"
+_TEXTS = pa.field("texts", pa.list_(pa.string()))  # only where a candidate's text is not its document's (a graph's blocks)
 _COLUMNS = pa.schema(
     [
         ("query_id", pa.string()),
@@ -41,6 +43,8 @@ def write_candidates(
     """Writes an Arrow file, one row a query, with the fingerprints of `source` and corpus in its header; atomically."""
     unique_by_id(queries, "queries")
     rows = []
+    text_of = {document.id: document.text for document in documents}
+    shown = [[_own_text(c, text_of) for c in found.candidates] for found in retrieved]
     for query, found in zip(queries, retrieved, strict=True):
         assert query.id == found.query_id
         rows.append(
@@ -53,6 +57,8 @@ def write_candidates(
             }
         )
     plain = pa.Table.from_pylist(rows, _COLUMNS)
+    if any(text is not None for texts in shown for text in texts):
+        plain = plain.append_column(_TEXTS, pa.array(shown, _TEXTS.type))
     told = {"kind": _KIND, "schema": SCHEMA, "source": source, "corpus": corpus_fingerprint(documents)}
     table = plain.replace_schema_metadata(told | {"digest": _digest(plain, source.encode())})
     with atomic_write(path) as stream, pa.ipc.new_file(stream, table.schema) as sink:
@@ -80,8 +86,13 @@ class CachedTable:
         table, source = self._read(documents)
         by_id = {document.id: document for document in documents}
         for row in table.to_pylist():
-            found = zip(row["document_ids"], row["scores"], row["channels"], strict=True)
-            candidates = tuple(Candidate(by_id[name], score, Channel(channel)) for name, score, channel in found)
+            texts = row.get("texts") or [None] * len(row["scores"])
+            shown = [
+                by_id[name] if text is None else replace(by_id[name], text=text)
+                for name, text in zip(row["document_ids"], texts, strict=True)
+            ]
+            found = zip(shown, row["scores"], row["channels"], strict=True)
+            candidates = tuple(Candidate(document, score, Channel(channel)) for document, score, channel in found)
             self._by_query[row["query_id"]] = (row["query_sha256"], Retrieved(row["query_id"], candidates, source))
         self._fingerprint = sha256_file(self.path)
 
@@ -130,12 +141,19 @@ class CachedTable:
         return table, told[b"source"].decode()
 
 
+def _own_text(candidate: Candidate, text_of: Mapping[str, str]) -> str | None:
+    """The text that a candidate shows in the place of its document's; None where it is the same."""
+    text = candidate.document.text
+    return None if text == text_of.get(candidate.id) else text
+
+
 def _digest(table: Any, source: bytes) -> bytes:
     """Hex sha256 of the rows and what found them; empty where the rows cannot be read."""
     sink = pa.BufferOutputStream()
+    columns = _COLUMNS.append(_TEXTS) if _TEXTS.name in table.column_names else _COLUMNS
     try:
-        with pa.ipc.new_stream(sink, _COLUMNS) as stream:
-            stream.write_table(table.cast(_COLUMNS).combine_chunks())
+        with pa.ipc.new_stream(sink, columns) as stream:
+            stream.write_table(table.cast(columns).combine_chunks())
     except (pa.ArrowException, ValueError):
         return b""
     return hashlib.sha256(source + bytes(sink.getvalue())).hexdigest().encode()

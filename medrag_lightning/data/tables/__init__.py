@@ -10,6 +10,7 @@ from medrag_lightning.data.tables.iu_xray import IuXray
 from medrag_lightning.data.tables.medmnist import MedMnist
 from medrag_lightning.data.tables.messages import MessagesRows
 from medrag_lightning.data.tables.mimic_cxr import MimicCxrReports
+from medrag_lightning.data.tables.ontology import Ontology
 from medrag_lightning.data.tables.our_jsonl import JsonlCorpus, JsonlQueries
 from medrag_lightning.data.tables.path_vqa import PathVqa
 from medrag_lightning.data.tables.slake import Slake
@@ -25,6 +26,7 @@ __all__ = [
     "MedMnist",
     "MessagesRows",
     "MimicCxrReports",
+    "Ontology",
     "PathVqa",
     "Slake",
     "TextCorpus",
