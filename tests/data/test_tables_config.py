@@ -21,6 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "MedMnist": {"path": "breastmnist.npz"},
     "MessagesRows": {"image_root": "i", "train": "t.jsonl", "turns": "split"},
     "MimicCxrReports": {"root": "mimic", "views": ["PA"]},
+    "Ontology": {"path": "terms.jsonl", "triples": "triples.tsv"},
     "PathVqa": {"root": "p", "files": {"train": "a.jsonl"}},
     "Slake": {"root": "s", "language": None},
     "TextCorpus": {"path": "t.jsonl", "fields": {"text": "contents"}, "limit": 5},

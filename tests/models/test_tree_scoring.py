@@ -70,7 +70,8 @@ def test_equals_the_plain_computation(family: str, order: PromptOrder, share_ima
         expected = plain_logp(made, questions[p], ids).detach()
         plain += sum(tokens)
         assert (logp_RL[r, : len(ids)] - expected).abs().max() <= TOLERANCE_NATS
-    assert computed < plain / (4 if share_images else 2)
+    shared = 3.5 if order == "image_first" else 4  # there a question's words stand behind its evidence and are not shared
+    assert computed < plain / (shared if share_images else 2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
