@@ -28,6 +28,7 @@ from medrag_lightning.cli.check_options import read_options
 from medrag_lightning.cli.help import VERB_HELP
 from medrag_lightning.handoff.bundle import export as exporting
 
+pytestmark = pytest.mark.timeout(900)  # the story is told in one fixture, in a minute on an idle core
 HERE = ("own data", "afterwards", "handed on", "options", "check options", "recipe options", "yaml blocks", "scripts")
 SLOW = ("jomed", "real data", "several processes", "own recipe", "steering")  # in test_documented_recipes
 RAFT = ["fit", "-c", "stages/reader_raft", "-c", "data/minihospital"]
