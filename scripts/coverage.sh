@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" COVERAGE_FILE="${COVERAGE_FILE:-${TMPDIR:-/tmp}/medrag.coverage}"
-tests=(tests/test_artifacts.py tests/test_disk.py tests/test_preference_files.py tests/data/test_scores.py tests/retrieval
+tests=(tests/test_artifacts.py tests/test_checkpoint_files.py tests/test_disk.py tests/test_hostile_files.py tests/test_preference_files.py tests/data/test_scores.py tests/retrieval
   tests/callbacks/test_checkpoint_io.py tests/stages/test_embed.py tests/faults)
 [[ -d tests/handoff ]] && tests+=(tests/handoff)
 python -m coverage run --branch --source=medrag_lightning -m pytest -q "${tests[@]}" "$@"
