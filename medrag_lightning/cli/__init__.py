@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import sys
 
@@ -10,6 +11,18 @@ from medrag_lightning import __version__
 from medrag_lightning.cli.extras import require_extra
 from medrag_lightning.cli.help import VERB_HELP, help_text
 from medrag_lightning.cli.outcome import tell, user_errors
+
+ENTRY = {
+    "check": ("check", "run_check"),
+    "index": ("index", "run_index"),
+    "pairs": ("pairs", "run_pairs"),
+    "run": ("run", "run_recipe"),
+    "report": ("report", "run_report"),
+    "export": ("export", "run_export"),
+    "verify": ("verify", "run_verify"),
+    "answer": ("answer", "run_answer"),
+}
+"""Of verbs without a trainer: the module of this package, and the function in it that takes the arguments."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,38 +56,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(verb: str, rest: list[str]) -> None:
-    if verb == "run":
-        from medrag_lightning.cli.run import run_recipe
-
-        run_recipe(rest)
-    elif verb == "index":
-        from medrag_lightning.cli.index import run_index
-
-        run_index(rest)
-    elif verb == "check":
-        from medrag_lightning.cli.check import run_check
-
-        run_check(rest)
-    elif verb == "answer":
-        from medrag_lightning.cli.answer import run_answer
-
-        run_answer(rest)
-    elif verb == "export":
-        from medrag_lightning.cli.export import run_export
-
-        run_export(rest)
-    elif verb == "verify":
-        from medrag_lightning.cli.verify import run_verify
-
-        run_verify(rest)
-    elif verb == "pairs":
-        from medrag_lightning.cli.pairs import run_pairs
-
-        run_pairs(rest)
-    elif verb == "report":
-        from medrag_lightning.cli.report import run_report
-
-        run_report(rest)
+    if verb in ENTRY:
+        module, function = ENTRY[verb]
+        getattr(importlib.import_module(f"medrag_lightning.cli.{module}"), function)(rest)
     else:
         from medrag_lightning.cli.verbs import run_trainer_verb
 
