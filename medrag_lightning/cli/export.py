@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medrag_lightning.cli.outcome import tell
+from medrag_lightning.cli.strict_arguments import parse_strictly
 
 USAGE = "usage: export RUN --ckpt_path best|last|FILE --output FOLDER; see export --help"
 
@@ -78,16 +79,7 @@ def _parse(arguments: Sequence[str]) -> Any:
     parser.add_argument("--abstain")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--overwrite", action="store_true")
-    try:
-        return _all_known(*parser.parse_known_args(arguments))
-    except (argparse.ArgumentError, SystemExit) as error:
-        raise ValueError(f"export: {error}; {USAGE}") from error
-
-
-def _all_known(told: Any, rest: list[str]) -> Any:
-    if rest:
-        raise ValueError(f"export: not understood: {' '.join(rest)}; {USAGE}")
-    return told
+    return parse_strictly("export", parser, arguments, USAGE)
 
 
 def _probability(text: str | float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medrag_lightning.cli.outcome import tell
+from medrag_lightning.cli.strict_arguments import parse_strictly
 
 KINDS = {"flat": "flat", "bf16": "bf16", "hnsw": "hnsw", "ivfpq": "ivf_pq", "ivf_pq": "ivf_pq"}
 
@@ -20,12 +21,8 @@ def run_index(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="medrag_lightning index", add_help=False, exit_on_error=False)
     parser.add_argument("--store", required=True)
     parser.add_argument("--kind", choices=list(KINDS), default="flat")
-    try:
-        parsed, rest = parser.parse_known_args(arguments)
-    except (argparse.ArgumentError, SystemExit) as error:
-        raise ValueError(f"index: {error}; usage: index --store FOLDER [--kind {'|'.join(KINDS)}]") from error
-    if rest:
-        raise ValueError(f"index: not understood: {' '.join(rest)}")
+    usage = f"usage: index --store FOLDER [--kind {'|'.join(KINDS)}]"
+    parsed = parse_strictly("index", parser, arguments, usage)
     if not Path(parsed.store).is_dir():
         raise ValueError(f"index: --store {parsed.store} is not a folder")
     import torch  # noqa: F401  (before faiss: two OpenMP runtimes deadlock the other way round)

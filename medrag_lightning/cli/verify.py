@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from medrag_lightning.cli.outcome import tell
+from medrag_lightning.cli.strict_arguments import parse_strictly
 
 FAULTY = 1
 
@@ -20,12 +21,7 @@ def run_verify(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="medrag_lightning verify", add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("bundle")
     parser.add_argument("--corpus")
-    try:
-        told, rest = parser.parse_known_args(arguments)
-    except (argparse.ArgumentError, SystemExit) as error:
-        raise ValueError(f"verify: {error}; usage: verify BUNDLE [--corpus FOLDER]") from error
-    if rest:
-        raise ValueError(f"verify: not understood: {' '.join(rest)}; usage: verify BUNDLE [--corpus FOLDER]")
+    told = parse_strictly("verify", parser, arguments, "usage: verify BUNDLE [--corpus FOLDER]")
     from medrag_lightning.handoff.bundle.verify import verify_bundle
 
     found = verify_bundle(told.bundle, told.corpus)
