@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 MAX_BYTES = 4 << 20
 MAX_VALUES = 1_000_000
 MAX_DEPTH = 60
+VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def compose_yaml(path: str | Path) -> yaml.Node | None:
@@ -37,6 +41,20 @@ def compose_yaml(path: str | Path) -> yaml.Node | None:
     if node is not None:
         _count(path, node, {}, 0)
     return node
+
+
+def fill_in(value: Any, variables: Mapping[str, str], where: str) -> Any:
+    """`value` with every ``${NAME}`` below it replaced. ValueError names the variable that is not set, and `where`."""
+    if isinstance(value, str):
+        for name in VARIABLE.findall(value):
+            if name not in variables:
+                raise ValueError(f"{where}: {value}: the environment variable {name} is not set: export {name}=...")
+        return VARIABLE.sub(lambda match: variables[match[1]], value)
+    if isinstance(value, list):
+        return [fill_in(item, variables, where) for item in value]
+    if isinstance(value, dict):
+        return {key: fill_in(item, variables, where) for key, item in value.items()}
+    return value
 
 
 def _count(path: Path, node: yaml.Node, known: dict[int, int | None], depth: int) -> int:

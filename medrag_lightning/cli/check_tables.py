@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from medrag_lightning.cli.merged_config import MergedConfig, fill_in
+from medrag_lightning.cli.merged_config import MergedConfig
 from medrag_lightning.data.audit.findings import Finding
 from medrag_lightning.data.audit.table_reading import TROUBLE, NamedTable, Role
+from medrag_lightning.yaml_files import fill_in
 
 ROLES: tuple[Role, ...] = get_args(Role)
 POSTPONED = {"check_images": (True, False), "missing_images": ("error", "ignore")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import yaml
 
 from medrag_lightning.cli.config_files import ConfigFile
-
-VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +79,6 @@ def settings(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
             yield key, yaml.safe_load(told)
         except yaml.YAMLError as error:
             raise ValueError(f"--{key}: {told!r} is not a valid value: {error}") from error
-
-
-def fill_in(value: Any, variables: Mapping[str, str], where: str) -> Any:
-    """`value` with every ``${NAME}`` below it replaced. ValueError names the variable that is not set, and `where`."""
-    if isinstance(value, str):
-        for name in VARIABLE.findall(value):
-            if name not in variables:
-                raise ValueError(f"{where}: {value}: the environment variable {name} is not set: export {name}=...")
-        return VARIABLE.sub(lambda match: variables[match[1]], value)
-    if isinstance(value, list):
-        return [fill_in(item, variables, where) for item in value]
-    if isinstance(value, dict):
-        return {key: fill_in(item, variables, where) for key, item in value.items()}
-    return value
 
 
 def _over(lower: Any, upper: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.handoff.report.run_files import Run
 from medrag_lightning.records import Document, Query
+from medrag_lightning.yaml_files import fill_in
 
 NOT_THERE = "the run's tables could not be read where the report was made"
 
@@ -62,8 +62,9 @@ def read_world(run: Run) -> World:
         return World(
             reason="the run left no config.yaml that names its tables", problem=f"{run.folder}: no data.tables in config"
         )
+    variables = {**os.environ, "run_folder": str(run.folder)}
     try:
-        tables, corpus = (_tables(_filled(part, run)) for part in told)
+        tables, corpus = (_tables(fill_in(part, variables, str(run.folder / "config.yaml"))) for part in told)
         queries = {query.id: query for table in tables for query in table.queries()}
         documents = {document.id: document for table in corpus for document in table.documents()}
         roots = {root for table in (*tables, *corpus) for root in table.roots()}
@@ -81,19 +82,3 @@ def _tables(told: Any) -> list[HoldsRecords]:
     parser.add_argument("--tables", type=list[HoldsRecords])
     made: list[HoldsRecords] = parser.instantiate(parser.parse_object({"tables": told})).tables
     return made
-
-
-def _filled(part: Any, run: Run) -> Any:
-    """`part` with ``${NAME}`` from the environment, ``${run_folder}`` from the run."""
-    if isinstance(part, Mapping):
-        return {key: _filled(value, run) for key, value in part.items()}
-    if isinstance(part, list):
-        return [_filled(value, run) for value in part]
-    return re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], run), part) if isinstance(part, str) else part
-
-
-def _variable(name: str, run: Run) -> str:
-    variables = {**os.environ, "run_folder": str(run.folder)}
-    if name not in variables:
-        raise ValueError(f"{run.folder / 'config.yaml'}: the environment variable {name} is not set: export {name}=...")
-    return variables[name]
