@@ -23,7 +23,7 @@ from medrag_lightning.data.leak_guard import LeakGuard, OnLeak
 from medrag_lightning.data.noise import NoisePlan
 from medrag_lightning.data.pair_feed import PairPlan
 from medrag_lightning.data.preference_plan import PreferencePlan
-from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler
+from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler, position_of
 from medrag_lightning.data.scoring_feed import ScoringPlan
 from medrag_lightning.data.searching import Searching
 from medrag_lightning.data.table_records import queries_by_split, unique_documents
@@ -279,13 +279,8 @@ class MedragData(L.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _position(self) -> Position:
-        """Where training stands when a checkpoint is written; see the restart stages of Lightning's fit loop."""
         assert self.trainer is not None
-        loop = self.trainer.fit_loop
-        epochs: Any = loop.epoch_progress.current
-        batches: Any = loop.epoch_loop.batch_progress.current
-        under_way = epochs.started > epochs.processed
-        return Position(epochs.processed, batches.processed if under_way else 0)
+        return position_of(self.trainer.fit_loop)
 
     def _read_tables(self) -> None:
         if self._queries is None:

@@ -60,6 +60,10 @@ class Pair:
     rejected: tuple[Condition, str]
 
 
+READING = (PairKind.CROSS_MODALITY, PairKind.UTILISATION, PairKind.ROBUSTNESS)
+"""The kinds of pairs that teach a reader."""
+
+
 def asked(rules: PairRules) -> tuple[str, ...]:
     """The conditions that the rules look at, by their names in `Outcomes`: how many times each evidence set is read."""
     parts = ("full", "bare", "without_reports", "without_documents", "other", "other_alone")
@@ -68,7 +72,7 @@ def asked(rules: PairRules) -> tuple[str, ...]:
 
 def kinds_of(rules: PairRules) -> tuple[PairKind, ...]:
     """The kinds of pairs that the rules can make."""
-    return (PairKind.ROBUSTNESS,) if rules == "kb_pt" else tuple(PairKind)
+    return (PairKind.ROBUSTNESS,) if rules == "kb_pt" else READING
 
 
 def pairs_of(rules: PairRules, outcomes: Outcomes) -> list[Pair]:

@@ -125,3 +125,10 @@ class ResumableLoader(DataLoader[Any]):
     @staticmethod
     def _identity(sampler: TrainSampler) -> dict[str, int]:
         return {"size": sampler.size, "global_batch_size": sampler.batch_size * sampler.world, "seed": sampler.seed}
+
+
+def position_of(fit_loop: Any) -> Position:
+    """Where training stands when a checkpoint is written; see the restart stages of Lightning's fit loop."""
+    epochs, batches = fit_loop.epoch_progress.current, fit_loop.epoch_loop.batch_progress.current
+    under_way = epochs.started > epochs.processed
+    return Position(epochs.processed, batches.processed if under_way else 0)

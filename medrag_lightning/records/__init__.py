@@ -34,6 +34,12 @@ from medrag_lightning.records.preferences import (
     PreferenceSide,
     knowledge_of,
 )
+from medrag_lightning.records.searches import (
+    Searches,
+    WrittenSearches,
+    format_searches,
+    parse_searches,
+)
 
 __all__ = [
     "REPORTS",
@@ -55,9 +61,13 @@ __all__ = [
     "Regime",
     "Retrieved",
     "Score",
+    "Searches",
     "Split",
     "Variant",
+    "WrittenSearches",
+    "format_searches",
     "knowledge_of",
+    "parse_searches",
     "shares_identity",
     "unique_by_id",
 ]

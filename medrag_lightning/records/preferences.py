@@ -23,11 +23,15 @@ def knowledge_of(document: Document) -> Knowledge:
 
 
 class PairKind(StrEnum):
-    """What a preference pair teaches (HeteroRAG's HKPT; MMed-RAG's RAG-PT has the same three, RULE's KB-PT the last alone)."""
+    """What a preference pair teaches (HeteroRAG's HKPT; MMed-RAG's RAG-PT has the same three, RULE's KB-PT the last alone).
+
+    The last kind teaches a query generator, not a reader (HeteroRAG's MQG).
+    """
 
     CROSS_MODALITY = "cross_modality"  # look at the image: the same answer with the right image, not with another
     UTILISATION = "knowledge_utilisation"  # use evidence: the answer with it, not the wrong one without it
     ROBUSTNESS = "knowledge_robustness"  # resist evidence: the answer without it, not the wrong one with it
+    SEARCH_WORDING = "search_wording"  # search so: the queries that found support, not those that did not
 
 
 @dataclass(frozen=True, slots=True)
