@@ -1,5 +1,10 @@
 """The seams between rooms. A stage knows these, never a concrete reader, retriever or source; they meet in YAML."""
 
+from medrag_lightning.interfaces.exploring import (
+    Expert,
+    ExploreTask,
+    JudgeTask,
+)
 from medrag_lightning.interfaces.reading import (
     AttentionReader,
     Processor,
@@ -36,7 +41,10 @@ __all__ = [
     "CollatingStage",
     "Collator",
     "DualEncoder",
+    "Expert",
+    "ExploreTask",
     "Feed",
+    "JudgeTask",
     "LearnedFusion",
     "OpenImage",
     "Processor",
