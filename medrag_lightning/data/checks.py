@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from medrag_lightning.data.knowledge import KnowledgePlan
 from medrag_lightning.data.noise import OWN, NoisePlan
 from medrag_lightning.interfaces import Table
-from medrag_lightning.records import Regime
+from medrag_lightning.records import ABLATED, Regime
 
 
 def check_names(
@@ -28,6 +28,8 @@ def check_names(
         raise ValueError(f"data.rivals: {sorted(named)} are names of regimes; give other names")
     if noise is not None:
         noise.check([Regime(name) for name in regimes], list(rivals))
+    if named := [name for name in rivals if knowledge is not None and knowledge.leave_out and name.startswith(ABLATED)]:
+        raise ValueError(f"data.rivals: {named[0]!r} could be the name of a knowledge ablation; give another name")
     if knowledge is not None:
         check_asked_again(knowledge, [Regime(name) for name in regimes], list(rivals))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from medrag_lightning.data.ablations import ablated
 from medrag_lightning.data.augment import Augmentation
 from medrag_lightning.data.evidence import EvidenceMixture, EvidencePicker
 from medrag_lightning.data.examples import CorpusItems, EvalExamples, TrainExamples
@@ -117,11 +118,11 @@ class ReadingFeed:
         return [*regimes, *self._noisy(Split.VAL, own), *self._again(Split.VAL, own)]
 
     def test(self) -> list[Items]:
-        """The regimes, then the rivals, then what is spoilt, then what is asked again."""
+        """The regimes, the rivals and the knowledge ablations, then what is spoilt, then what is asked again."""
         queries, open_image = self.world.queries[Split.TEST], self.world.open_image
         rivals = [
             EvalExamples(queries, self.world.picker(found), Regime.RETRIEVED, open_image, name)
-            for name, found in self.world.of_rival.items()
+            for name, found in {**self.world.of_rival, **self._ablated()}.items()
         ]
         found = {OWN: self.world.retrieved, **self.world.of_rival}
         regimes = [self._examples(Split.TEST, regime) for regime in self.regimes]
@@ -130,6 +131,11 @@ class ReadingFeed:
     def prediction(self) -> EvalExamples:
         """The queries of the predicted split (test, unless the stage wants others) with their retrieved evidence."""
         return self._examples(self.world.predicted, Regime.RETRIEVED)
+
+    def _ablated(self) -> Mapping[str, Mapping[str, Retrieved]]:
+        """The run's own candidates without parts of the corpus, as the world's plan names them."""
+        plan = self.world.knowledge
+        return ablated(self.world.retrieved, self.world.documents, plan.leave_out) if plan is not None else {}
 
     def _again(self, split: Split, found: Found) -> Sequence[Items]:
         return [] if self.ask_again is None else self.ask_again(self.world, self.world.queries[split], found)

@@ -31,6 +31,8 @@ class KnowledgePlan:
         counter_image: the other image v*.
         systems: whose answers `test` asks again with another image and with parts of the evidence: ``retrieved`` (the run's own
             candidates) and names of rivals. Empty for none.
+        leave_out: corpora that `test` takes from the evidence, one row of results each, beside the ordinary one: names of
+            corpora, ``reports``, ``documents`` (all texts), or ``each`` for all of these one by one (knowledge ablations).
     """
 
     draws: int = 1
@@ -41,6 +43,7 @@ class KnowledgePlan:
     shuffle: bool = True
     counter_image: CounterImage = "least_similar"
     systems: tuple[str, ...] = ("retrieved",)
+    leave_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.draws < 1 or min(self.max_reports, self.max_documents) < 0 or self.max_reports + self.max_documents < 1:

@@ -34,8 +34,7 @@ _COLOURS = ((230, 60, 60), (60, 210, 80), (70, 90, 240), (190, 190, 190))
 _TEXTURES = ("solid", "rows", "columns")
 _FINDING_NAMES = ["nodule", "effusion", "edema", "cyst", "mass", "scar", "ulcer", "stone", "clot", "tear", "polyp", "lesion"]
 FINDINGS = {
-    name: (_COLOURS[number // len(_TEXTURES)], _TEXTURES[number % len(_TEXTURES)])
-    for number, name in enumerate(_FINDING_NAMES)
+    name: (_COLOURS[number // len(_TEXTURES)], _TEXTURES[number % len(_TEXTURES)]) for number, name in enumerate(_FINDING_NAMES)
 }
 
 

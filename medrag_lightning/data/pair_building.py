@@ -30,6 +30,7 @@ from medrag_lightning.score_files import MANIFEST, documents_fingerprint, query_
 
 logger = logging.getLogger(__name__)
 
+ASKED_IN_TEST = ("systems", "leave_out")  # of data.knowledge: they change no pair
 NOT_SETTINGS = ("folder", "table", "samples")  # where things lie, not what they are
 
 
@@ -61,7 +62,7 @@ def identity_of(world: World, plan: PreferencePlan) -> dict[str, Any]:
     told = {name: value for name, value in asdict(plan).items() if name not in NOT_SETTINGS}
     return {
         "preference": told,
-        "knowledge": {name: value for name, value in asdict(world.knowledge).items() if name != "systems"},
+        "knowledge": {name: value for name, value in asdict(world.knowledge).items() if name not in ASKED_IN_TEST},
         "corpus": documents_fingerprint(world.documents),
         "questions": fingerprint([query_fingerprint(query) for query in queries]),
         "candidates": fingerprint(found),

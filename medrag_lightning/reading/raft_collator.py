@@ -22,7 +22,7 @@ from medrag_lightning.batches import (
 from medrag_lightning.interfaces import Processor
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.reading.assembling import assembled
-from medrag_lightning.records import AnswerType
+from medrag_lightning.records import ABLATED, AnswerType
 
 EvidenceLayout = Literal["one_per_prompt", "all_in_one_prompt"]
 """`one_per_prompt`: K prompts a query, mixed afterwards (JOMED). `all_in_one_prompt`: one prompt with K candidates."""
@@ -88,7 +88,8 @@ class RaftCollator:
     def _steered_as(self, example: Example, prompt: Prompt) -> str | None:
         """The name that the prompt's steering goes by; None where it is read as it is."""
         shown = any(segment.candidate is not None for segment in prompt.segments)
-        return example.system if shown and example.system in self.steering else None
+        system = "" if example.system.startswith(ABLATED) and example.system not in self.steering else example.system
+        return system if shown and system in self.steering else None
 
     def _prompts_of(self, example: Example) -> list[tuple[int, tuple[int, ...]]]:
         """(candidate number, candidates shown) for each prompt of an example."""

@@ -19,6 +19,7 @@ from medrag_lightning.records.cases import (
     unique_by_id,
 )
 from medrag_lightning.records.outcomes import (
+    ABLATED,
     Condition,
     ImageShown,
     Noise,
@@ -42,6 +43,7 @@ from medrag_lightning.records.searches import (
 )
 
 __all__ = [
+    "ABLATED",
     "REPORTS",
     "AnswerType",
     "Candidate",

@@ -9,6 +9,9 @@ from typing import Any
 
 from medrag_lightning.records.cases import AnswerType, Channel, Regime
 
+ABLATED = "without "
+"""How the name of a system begins that is the run's own with a part of the corpus taken from its evidence."""
+
 
 class ImageShown(StrEnum):
     """Which image a condition shows in the query's place."""

@@ -10,7 +10,7 @@ from knowledge_world import documents, query, world_of, write_table
 from medrag_lightning.data.knowledge import KnowledgePlan
 from medrag_lightning.data.knowledge_conditions import KnowledgeConditions
 from medrag_lightning.data.pair_building import build, build_or_read
-from medrag_lightning.data.pair_rules import asked
+from medrag_lightning.data.pair_rules import READING, asked
 from medrag_lightning.data.preference_plan import PreferencePlan
 from medrag_lightning.data.scores import ScoreTable
 from medrag_lightning.preference_files import MANIFEST, read_preferences
@@ -102,9 +102,9 @@ def test_all_outcome_patterns_give_the_pairs_of_the_table(made, rules, repeats):
 def test_balanced_kinds_weigh_the_same_and_keep_their_sum(made, limit):
     plain, balanced = (built(made, rules="hkpt_v1", balance=how, max_pairs=limit)[0][Split.TRAIN] for how in ("none", "kinds"))
     assert [pair.id for pair in plain] == [pair.id for pair in balanced]
-    weights = {kind: [pair.weight for pair in balanced if pair.kind is kind] for kind in PairKind}
+    weights = {kind: [pair.weight for pair in balanced if pair.kind is kind] for kind in READING}
     share = len(plain) / 3
-    assert {kind: sum(mine) for kind, mine in weights.items()} == pytest.approx(dict.fromkeys(PairKind, share))
+    assert {kind: sum(mine) for kind, mine in weights.items()} == pytest.approx(dict.fromkeys(READING, share))
     assert all(len(set(mine)) == 1 for mine in weights.values())
     one_kind = built(made, rules="kb_pt", balance="kinds")[0][Split.TRAIN]
     assert {pair.weight for pair in one_kind} == {1.0}
@@ -160,10 +160,7 @@ def test_evidence_of_several_draws_and_sizes(tmp_path):
 
 def open_world(words):
     """Four open questions; what the reader says to each with evidence, by `words`, and without: nothing right."""
-    asked_ = [
-        query(n, choices=(), answer_type=AnswerType.OPEN, answer="left lung mass", image=None)
-        for n in range(4)
-    ]
+    asked_ = [query(n, choices=(), answer_type=AnswerType.OPEN, answer="left lung mass", image=None) for n in range(4)]
     asked_[3] = replace(asked_[3], answer=None)
     return world_of(replace(WHOLE, counter_image="noise"), queries=asked_), dict(zip(("q0", "q1", "q2"), words, strict=True))
 

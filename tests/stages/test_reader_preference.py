@@ -9,9 +9,9 @@ from preference_world import ADAMW, PairData, pairs_of, pairs_with_reference, re
 from test_resume import StopAfter, assert_bit_equal
 
 from callbacks.guards import FrozenGuard
+from medrag_lightning.data.pair_rules import READING
 from medrag_lightning.models.hf_reader import HfReader
 from medrag_lightning.prompts import PromptTemplate
-from medrag_lightning.records import PairKind
 from medrag_lightning.stages.preference_objective import PreferenceLoss
 
 
@@ -50,7 +50,7 @@ def test_the_first_step_is_at_the_reference(tuned):
 def test_every_kind_moves_apart_on_questions_it_was_not_tuned_on(tuned):
     numbers = tuned[3]
     assert numbers["val/loss"] < math.log(2) - 0.005
-    for kind in PairKind:
+    for kind in READING:
         assert numbers[f"val/{kind}_margin"] > 0.01
         assert numbers[f"val/{kind}_accuracy"] > 0.5
         gains = [numbers[f"val/{kind}_{side}_gain"] for side in ("chosen", "rejected")]

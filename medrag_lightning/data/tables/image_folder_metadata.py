@@ -116,7 +116,7 @@ class ImageFolderMetadata:
         if self.class_names is not None:
             return self.class_names
         found = {str(value).strip() for row in rows if (value := row.values.get(self.label_column)) is not None}
-        return {label: label for label in sorted(found, key=lambda text: (text.zfill(9) if text.isdigit() else text))}
+        return {label: label for label in sorted(found, key=lambda text: text.zfill(9) if text.isdigit() else text)}
 
     def _parse(self, row: Row, names: dict[str, str], counts: Counter[Split]) -> Query:
         label = row.text(self.label_column)
