@@ -28,8 +28,8 @@ def check_names(
         raise ValueError(f"data.rivals: {sorted(named)} are names of regimes; give other names")
     if noise is not None:
         noise.check([Regime(name) for name in regimes], list(rivals))
-    if named := [name for name in rivals if knowledge is not None and knowledge.leave_out and name.startswith(ABLATED)]:
-        raise ValueError(f"data.rivals: {named[0]!r} could be the name of a knowledge ablation; give another name")
+    if alike := [name for name in rivals if knowledge is not None and knowledge.leave_out and name.startswith(ABLATED)]:
+        raise ValueError(f"data.rivals: {alike[0]!r} could be the name of a knowledge ablation; give another name")
     if knowledge is not None:
         check_asked_again(knowledge, [Regime(name) for name in regimes], list(rivals))
 
