@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from medrag_lightning.artifacts import atomic_write, fingerprint
+from medrag_lightning.data.minihospital_corpora import FiveCorpora
 from medrag_lightning.data.minihospital_images import CLEAR, FAINT, SIDES, Look, draw
 from medrag_lightning.data.minihospital_questions import (
     MARK,
@@ -39,6 +40,7 @@ SECOND_STUDY_SHARE = 0.25
 VICTIMS_PER_ENTITY = 2
 FULL_EVERY = 8  # documents of an entity, one of which has its report where reports are sparse
 Reports = Literal["full", "sparse"]
+Corpora = Literal["two", "five"]
 
 
 class MiniHospital:
@@ -66,6 +68,8 @@ class MiniHospital:
             what a retriever can learn from its reader, not from image-text pairs.
         texts: whether there are also texts without images, an encyclopaedia and guidelines, and questions that need them. All
             else stays as it is.
+        corpora: of the texts: ``two``, or ``five`` (`minihospital_corpora`): each says facts of its own in words of its own, so
+            that searches must be written for it.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class MiniHospital:
         folder: str = "runs/minihospital",
         reports: Reports = "full",
         texts: bool = False,
+        corpora: Corpora = "two",
     ) -> None:
         if size < MIN_SIZE:
             raise ValueError(f"a mini-hospital needs at least {MIN_SIZE} patients, got size={size}")
@@ -82,12 +87,17 @@ class MiniHospital:
             raise ValueError(f"the seed of a mini-hospital must not be negative, got {seed}")
         if reports not in get_args(Reports):
             raise ValueError(f"reports must be one of {', '.join(get_args(Reports))}, got {reports!r}")
+        if corpora not in get_args(Corpora):
+            raise ValueError(f"corpora must be one of {', '.join(get_args(Corpora))}, got {corpora!r}")
+        if corpora == "five" and not texts:
+            raise ValueError("corpora: five would be ignored: a mini-hospital has them with texts: true")
         self.seed, self.size, self.folder, self.reports = seed, size, Path(folder), reports
         self.entities = deal_entities(np.random.default_rng([seed, 0]), _entity_counts(size), SUBTLE_SHARE, MIXED_UP_SHARE)
         self.patients = self._admit()
         self.studies = self._examine()
         self._place = {study.id: number for number, study in enumerate(self.studies)}
-        self.library = Library(seed, self.entities) if texts else None
+        library = FiveCorpora if corpora == "five" else Library
+        self.library = library(seed, self.entities) if texts else None
 
     def fingerprint(self) -> str:
         """sha256 of the settings, of every study's traits and report, of one picture, which stands for the drawing code, and of

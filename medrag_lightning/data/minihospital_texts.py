@@ -37,7 +37,7 @@ class Lore:
     """What texts tell about one entity.
 
     Attributes:
-        facts: the value of each of `TEXT_FACTS`; ``visit`` is that for the entity's own grade.
+        facts: the value of each fact that texts tell; ``visit`` is that for the entity's own grade.
         old: what outdated texts say instead, of the facts that have one.
         other_grade, other_visit: what the guideline for another grade says.
     """
@@ -65,29 +65,12 @@ class Library:
 
     def __init__(self, seed: int, entities: Sequence[Entity]) -> None:
         self.entities = entities
-        self.lore = _draw_lore(np.random.default_rng([seed, 4]), entities)
+        self.lore = draw_lore(np.random.default_rng([seed, 4]), entities, TEXT_FACTS)
         self.documents = self._write(np.random.default_rng([seed, 6]))
 
     def ask(self, entity: Entity, rng: np.random.Generator) -> list[Item]:
         """The questions of one study of `entity` that texts answer: closed ones, and some open ones."""
-        named, shown = entity.name, f"{entity.modality} {entity.finding}"
-        facts = [str(fact) for fact in rng.permutation(list(ENTRIES))]
-        items = [self._item("document", named, entity, facts[0], closed=True)]
-        items.append(self._item("image_document", shown, entity, facts[1], closed=True))
-        items.append(self._item("report_document", named, entity, "visit", closed=True))
-        if rng.random() < OPEN_SHARE:
-            items.append(self._item("document", named, entity, facts[1], closed=False))
-            items.append(self._item("image_document", shown, entity, facts[2], closed=False))
-            items.append(self._item("report_document", named, entity, "visit", closed=False))
-        return items
-
-    def _item(self, need: str, named: str, entity: Entity, fact: str, closed: bool) -> Item:
-        lore = self.lore[entity.number]
-        question = f"{named} , {'which' if closed else 'what'} {fact}?"
-        by_report = "grade" if need == "report_document" else None
-        choices = TEXT_FACTS[fact] if closed else ()
-        old = (_id(entity, f"old-{fact}"),) if fact in lore.old else ()
-        return Item(need, question, lore.facts[fact], choices, by_report, (_id(entity, fact),), old)
+        return text_questions(entity, self.lore[entity.number], list(ENTRIES), rng)
 
     def _write(self, rng: np.random.Generator) -> list[Document]:
         """Every text, entity by entity."""
@@ -110,17 +93,41 @@ def is_text(document_id: str) -> bool:
     return document_id.startswith(TEXT_PREFIX)
 
 
-def _draw_lore(rng: np.random.Generator, entities: Sequence[Entity]) -> Mapping[int, Lore]:
+def text_questions(entity: Entity, lore: Lore, facts: Sequence[str], rng: np.random.Generator) -> list[Item]:
+    """The questions of one study that texts answer: about some of `facts`, and about the next visit."""
+    named, shown = entity.name, f"{entity.modality} {entity.finding}"
+    order = [str(fact) for fact in rng.permutation(list(facts))]
+    items = [_item("document", named, entity, lore, order[0], closed=True)]
+    items.append(_item("image_document", shown, entity, lore, order[1], closed=True))
+    items.append(_item("report_document", named, entity, lore, "visit", closed=True))
+    if rng.random() < OPEN_SHARE:
+        items.append(_item("document", named, entity, lore, order[1], closed=False))
+        items.append(_item("image_document", shown, entity, lore, order[2], closed=False))
+        items.append(_item("report_document", named, entity, lore, "visit", closed=False))
+    return items
+
+
+def _item(need: str, named: str, entity: Entity, lore: Lore, fact: str, closed: bool) -> Item:
+    question = f"{named} , {'which' if closed else 'what'} {fact}?"
+    by_report = "grade" if need == "report_document" else None
+    choices = NUMBERS if closed else ()
+    old = (text_id(entity, f"old-{fact}"),) if fact in lore.old else ()
+    return Item(need, question, lore.facts[fact], choices, by_report, (text_id(entity, fact),), old)
+
+
+def draw_lore(
+    rng: np.random.Generator, entities: Sequence[Entity], told_facts: Mapping[str, Sequence[str]]
+) -> Mapping[int, Lore]:
     """What texts tell about each entity, by its number; the values of a fact are equally frequent within a split."""
     lore: dict[int, Lore] = {}
     for split in Split:
         mine = [entity for entity in entities if entity.split is split]
-        values = {name: [told[i % len(told)] for i in rng.permutation(len(mine))] for name, told in TEXT_FACTS.items()}
+        values = {name: [told[i % len(told)] for i in rng.permutation(len(mine))] for name, told in told_facts.items()}
         for place, entity in enumerate(mine):
-            facts = {name: values[name][place] for name in TEXT_FACTS}
-            old = {name: _another(told, facts[name], rng) for name, told in TEXT_FACTS.items() if rng.random() < OUTDATED_SHARE}
-            other_grade = _another(FACTS["grade"], entity.facts["grade"], rng)
-            lore[entity.number] = Lore(facts, old, other_grade, _another(VISITS, facts["visit"], rng))
+            facts = {name: values[name][place] for name in told_facts}
+            old = {name: another(told, facts[name], rng) for name, told in told_facts.items() if rng.random() < OUTDATED_SHARE}
+            other_grade = another(FACTS["grade"], entity.facts["grade"], rng)
+            lore[entity.number] = Lore(facts, old, other_grade, another(VISITS, facts["visit"], rng))
     return lore
 
 
@@ -133,14 +140,16 @@ def _about(entity: Entity, lore: Lore) -> dict[str, str]:
     return told | {f"old-{fact}": f"outdated {lead[fact]} {value}" for fact, value in lore.old.items()}
 
 
-def _another(values: Sequence[str], value: str, rng: np.random.Generator) -> str:
+def another(values: Sequence[str], value: str, rng: np.random.Generator) -> str:
+    """One of `values` that is not `value`."""
     return str(rng.choice([other for other in values if other != value]))
 
 
-def _id(entity: Entity, kind: str) -> str:
+def text_id(entity: Entity, kind: str) -> str:
+    """The id of the text of a kind about an entity."""
     return f"{TEXT_PREFIX}{MARK}-e{entity.number:04d}-{kind}"
 
 
 def _document(entity: Entity, kind: str, words: str) -> Document:
     source = GUIDELINES if kind.endswith("visit") else ENCYCLOPAEDIA
-    return Document(_id(entity, kind), f"{MARK} {words}", modality=entity.modality, source=source, license=MARK)
+    return Document(text_id(entity, kind), f"{MARK} {words}", modality=entity.modality, source=source, license=MARK)
