@@ -56,7 +56,8 @@ class PairFeed:
 
     def _tell_sizes(self) -> None:
         """Warns where fewer pairs are held out than a size asks for, because whole groups did not fit."""
-        kinds = len({pair.document.modality for pairs in self.splits.values() for pair in pairs}) if self.plan.per_modality else 1
+        modalities = {pair.document.modality for pairs in self.splits.values() for pair in pairs}
+        kinds = len(modalities) if self.plan.per_modality else 1
         for name, split, size in (("val", Split.VAL, self.plan.val_size), ("test", Split.TEST, self.plan.test_size)):
             if size is not None and (held := len(self.splits[split])) < size * kinds:
                 asked = f"{size} of each of {kinds} modalities" if self.plan.per_modality else str(size)

@@ -52,7 +52,6 @@ class PairPlan:
             got = f"{self.max_text_chars} and {self.max_copies}"
             raise ValueError(f"pairs: max_text_chars and max_copies must be at least 1, got {got}")
 
-
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities that are learnt from; none for all of them."""
@@ -99,9 +98,9 @@ def split_pairs(pairs: Sequence[KeyedDocument], plan: PairPlan) -> dict[Split, l
     if empty := [str(split) for split, members in found.items() if not members]:
         held = plan.held_out(sum(wanted))
         raise ValueError(
-            f"pairs: {sum(wanted)} image-text pairs in {len(groups)} groups of one patient, study, image or text leave none for "
-            f"{', '.join(empty)}; give a larger corpus, hold out other numbers than {held[Split.VAL]} and {held[Split.TEST]} "
-            "(val_share and test_share, val_size and test_size), or a smaller max_copies"
+            f"pairs: {sum(wanted)} image-text pairs in {len(groups)} groups of one patient, study, image or text leave none "
+            f"for {', '.join(empty)}; give a larger corpus, hold out other numbers than {held[Split.VAL]} and "
+            f"{held[Split.TEST]} (val_share and test_share, val_size and test_size), or a smaller max_copies"
         )
     return found
 
