@@ -107,11 +107,9 @@ def tell_accuracy(told: dict[str, Any], what: str) -> None:
         logger.warning("%s: no image could be held out, so its accuracy is not known", what)
         return
     by_modality = ", ".join(f"{name} {share:.3f}" for name, share in told["by_modality"].items())
-    words = (
-        f"{what}: {told['accuracy']:.3f} of {told['images']} held-out images are told right (always the commonest modality: "
-    )
+    right = f"{told['accuracy']:.3f} of {told['images']} held-out images are told right"
     say = logger.info if told["accuracy"] > told["commonest"] else logger.warning
-    say("%s%.3f); by modality: %s", words, told["commonest"], by_modality)
+    say("%s: %s (always the commonest modality: %.3f); by modality: %s", what, right, told["commonest"], by_modality)
 
 
 def _group(document: Document) -> str:

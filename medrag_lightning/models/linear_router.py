@@ -81,9 +81,8 @@ class LinearRouter:
             return []
         logit_NC = _logits(self.encoder.embed_images(images), np.array(self.told["weights"], np.float64))
         p_NC = torch.from_numpy(logit_NC).softmax(dim=1).numpy()
-        return [
-            (self.told["modalities"][place], float(p_C[place])) for place, p_C in zip(p_NC.argmax(axis=1), p_NC, strict=True)
-        ]
+        best_N = p_NC.argmax(axis=1)
+        return [(self.told["modalities"][best], float(p_C[best])) for best, p_C in zip(best_N, p_NC, strict=True)]
 
     def fingerprint(self) -> str:
         """Encoder and weights; RuntimeError before `load`."""
@@ -99,7 +98,10 @@ class LinearRouter:
     def _open(self, path: Path) -> None:
         remedy = "delete it, and it is learnt anew"
         told = read_manifest(path, remedy)
-        if told.get("schema") != SCHEMA or np.shape(told.get("weights")) != (len(told["modalities"]), self.encoder.dim + 1):
+        if told.get("schema") != SCHEMA or np.shape(told.get("weights") or []) != (
+            len(told["modalities"]),
+            self.encoder.dim + 1,
+        ):
             raise ValueError(f"{path} holds no router of this version and encoder; {remedy}")
         self.told = told
 
@@ -123,7 +125,7 @@ def _fit(vector_ND: NDArray[np.float32], label_N: NDArray[np.int64], classes: in
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight_CF.detach().numpy()
 
 

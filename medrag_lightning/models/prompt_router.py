@@ -55,9 +55,9 @@ class PromptRouter:
 
     def load(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
         """Takes the names of the documents' modalities; ValueError where `prompts` names another."""
-        self.names = tuple(sorted({document.modality for document in documents if document.image and document.modality}))
+        self.names = draw_labelled(documents, JUDGED_BY, 0).names
         if unknown := sorted(set(self.prompts) - set(self.names)):
-            known = ", ".join(self.names) or "none"
+            known = ", ".join(self.names)
             raise ValueError(f"PromptRouter: prompts.{unknown[0]} would be ignored: the modalities are {known}")
         means = [self.encoder.embed_texts(said).mean(axis=0) for said in self._said().values()]
         self._text_CD = np.stack([mean / max(float(np.linalg.norm(mean)), 1e-12) for mean in means]).astype(np.float32)
