@@ -4,7 +4,7 @@
 
 Each world's image-text pairs are split once, a quarter of every modality (by patient, study, image and text) held out for the
 test. For each seed there are three kinds of models, all `TinyTowers` of equal size, learnt with CLIP loss, AdamW and cosine
-schedule as in configs/stages/retriever_contrastive.yaml, in batches of 64, the last weights kept:
+schedule as in configs/stages/retriever_contrastive.yaml, width 128, batches of 64, texts cut at 240 letters, last weights kept:
 
     modality models   one a modality, S steps each, on pairs of its modality alone
     mixed, S steps    one on the pairs of all modalities, for as many steps as a single modality model had
@@ -57,7 +57,7 @@ from medrag_lightning.stages.pair_vectors import PairCollator, PairVectors
 sys.path.insert(0, str(Path(__file__).parent))
 from over_seeds import ROOT, cell, interval, over  # type: ignore[import-not-found]
 
-BATCH, DEPTH = 64, 5
+BATCH, DEPTH, DIM, MAX_CHARS = 64, 5, 128, 240
 MODALITIES = {
     "minihospital": ["x-ray", "ct", "ultrasound"],
     "radiology": ["X-ray", "CT", "MRI"],
@@ -82,10 +82,10 @@ def read(name: str, held_out: float, scratch: Path) -> Pairs:
     tables = _tables(name, scratch)
     documents = [document for table in tables for document in table.documents()]
     open_image = ImageStore(sorted({root for table in tables for root in table.roots()}))
-    plan = PairPlan(val_size=1, test_share=held_out, modality=MODALITIES[name], per_modality=True)
+    plan = PairPlan(val_size=1, test_share=held_out, modality=MODALITIES[name], per_modality=True, max_text_chars=MAX_CHARS)
     told: dict[str, Any] = dict.fromkeys(field.name for field in fields(World))
     feed = PairFeed(World(**told | {"documents": documents, "open_image": open_image, "seed": 0}), plan, None)
-    collate = PairCollator(TinyTowers())
+    collate = PairCollator(TinyTowers(DIM))
     made = []
     for items in (feed.training(), *feed.test()):
         made.append(collate([items[[SampleKey(0, place)]][0] for place in range(len(items))]))
@@ -107,15 +107,17 @@ def _tables(name: str, scratch: Path) -> list[Table]:
 def part(batch: PairBatch, rows: NDArray[np.int64]) -> PairBatch:
     """Some pairs of a batch."""
     at = torch.from_numpy(rows)
-    inputs = ({key: value[at] for key, value in side.items()} for side in (batch.image, batch.text))
-    return PairBatch(tuple(batch.documents[row] for row in rows), *inputs, batch.key_B2[at])
+    longest = int((batch.text["weights"][at] != 0).sum(dim=1).max())
+    text = {key: value[at, :longest] for key, value in batch.text.items()}
+    images = {key: value[at] for key, value in batch.image.items()}
+    return PairBatch(tuple(batch.documents[row] for row in rows), images, text, batch.key_B2[at])
 
 
 def train(pairs: Pairs, modalities: Sequence[str], steps: int, seed: int) -> TinyTowers:
     """Towers that have learnt from the training pairs of some modalities."""
     mine = np.flatnonzero([document.modality in modalities for document in pairs.train.documents])
     torch.manual_seed(seed)
-    towers, log_scale = TinyTowers(seed=seed).train(), torch.nn.Parameter(torch.tensor(-np.log(0.07)))
+    towers, log_scale = TinyTowers(DIM, DIM, seed=seed).train(), torch.nn.Parameter(torch.tensor(-np.log(0.07)))
     weights = [*towers.parameters(), log_scale]
     optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.98))
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: Schedule().factor(step, steps))
@@ -227,7 +229,7 @@ def queries_of(pairs: Pairs) -> list[Query]:
 
 def report(name: str, pairs: Pairs, seeds: Sequence[dict[str, Hits]]) -> dict[str, Any]:
     """Prints a world's table, and gives its figures."""
-    units = PairVectors.of(pairs.test, TinyTowers()).cluster_N
+    units = PairVectors.of(pairs.test, TinyTowers(DIM)).cluster_N
     told: dict[str, Any] = {}
     counts = {one: int((pairs.of_test_N == one).sum()) for one in pairs.modalities}
     learnt = {one: sum(d.modality == one for d in pairs.train.documents) for one in pairs.modalities}
@@ -277,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=list(MODALITIES), default=["minihospital"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=150, help="of a modality model")
+    parser.add_argument("--steps", type=int, default=100, help="of a modality model")
     parser.add_argument("--held_out", type=float, default=0.25, help="share of the pairs of each modality")
     asked = parser.parse_args(argv)
     told: dict[str, Any] = {"seeds": asked.seeds, "steps": asked.steps}
