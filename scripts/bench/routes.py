@@ -86,11 +86,11 @@ def read(name: str, held_out: float, scratch: Path) -> Pairs:
     told: dict[str, Any] = dict.fromkeys(field.name for field in fields(World))
     feed = PairFeed(World(**told | {"documents": documents, "open_image": open_image, "seed": 0}), plan, None)
     collate = PairCollator(TinyTowers(DIM))
-    made = []
-    for items in (feed.training(), *feed.test()):
-        made.append(collate([items[[SampleKey(0, place)]][0] for place in range(len(items))]))
-    of_test = np.array([document.modality for document in made[1].documents])
-    return Pairs(MODALITIES[name], *made, of_test, open_image)
+    learnt, judged = (
+        collate([items[[SampleKey(0, place)]][0] for place in range(len(items))]) for items in (feed.training(), *feed.test())
+    )
+    of_test = np.array([document.modality for document in judged.documents])
+    return Pairs(MODALITIES[name], learnt, judged, of_test, open_image)
 
 
 def _tables(name: str, scratch: Path) -> list[Table]:
@@ -181,11 +181,11 @@ def run(pairs: Pairs, steps: int, seed: int, router: LinearRouter, scratch: Path
     rows: dict[str, Hits] = {}
     told = {name: recalls(pairs, encoder) for name, encoder in single.items()}
     for pool in ("own pool", "mixed pool"):
-        rows[f"modality models, {pool}"] = sum(told[n][pool] * (pairs.of_test_N == n) for n in told)  # type: ignore[assignment]
+        rows[f"modality models, {pool}"] = sum(told[n][pool] * (pairs.of_test_N == n) for n in told)
         for name, encoder in mixed.items():
             rows[f"{name}, {pool}"] = recalls(pairs, encoder)[pool]
     wrong = [told[n]["own pool"] * (pairs.of_test_N != n) for n in told]
-    rows["wrong model, own pool"] = sum(wrong) / (count - 1)  # type: ignore[assignment]
+    rows["wrong model, own pool"] = sum(wrong) / (count - 1)
     rows |= routed(pairs, single, router, scratch)
     for name, encoder in mixed.items():
         source = LiveSearch(encoder, {"image_to_text": DEPTH}, distinct_texts=True)
