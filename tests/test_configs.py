@@ -279,3 +279,15 @@ def test_the_recipe_hkpt_runs_from_raw_files_to_its_metrics(tmp_path, monkeypatc
     for name in ("knowledge.json", "plots/knowledge.png", "noise.json"):
         assert (Path("runs/hkpt/test") / name).is_file()
     assert Path("runs/hkpt/pairs/pairs/statistics.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_recipe_modality_retrievers_runs_from_raw_files_to_routed_searches(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["run", "modality_retrievers", "--updates", "2", "--updates_of_three", "4", "--val_every", "2", "--test_size", "20"])
+    for name, pairs in {"first": 20, "second": 20, "mixed": 60}.items():
+        assert read_json(f"runs/modality_retrievers/{name}/retrieval.json")["pairs"] == pairs
+    folders = [path.parent.name for path in Path("runs/evidence").glob("*/*/manifest.json")]
+    assert sorted(folders) == ["first", "second", "third"]
+    assert len(list(Path("runs/evidence").glob("*/router-*.json"))) == 1

@@ -36,6 +36,7 @@ class PairFeed:
         seen = sum(pair.text_key in texts for pair in self.splits[Split.TEST])
         counts = ", ".join(f"{len(members)} {split}" for split, members in self.splits.items())
         logger.info("image-text pairs: %s; the texts of %d test pairs also stand in training pairs", counts, seen)
+        self._tell_sizes()
 
     def training(self) -> PairItems:
         """The pairs to learn from, augmented."""
@@ -52,6 +53,15 @@ class PairFeed:
     def prediction(self) -> Any:
         """Nothing is predicted."""
         raise ValueError("a stage that trains a retriever predicts nothing; embed a corpus with the stage embed")
+
+    def _tell_sizes(self) -> None:
+        """Warns where fewer pairs are held out than a size asks for, because whole groups did not fit."""
+        modalities = {pair.document.modality for pairs in self.splits.values() for pair in pairs}
+        kinds = len(modalities) if self.plan.per_modality else 1
+        for name, split, size in (("val", Split.VAL, self.plan.val_size), ("test", Split.TEST, self.plan.test_size)):
+            if size is not None and (held := len(self.splits[split])) < size * kinds:
+                asked = f"{size} of each of {kinds} modalities" if self.plan.per_modality else str(size)
+                logger.warning("pairs: %s_size asks for %s, %d are held out: the groups left did not fit", name, asked, held)
 
     def _items(self, split: Split, augmentation: Augmentation | None) -> PairItems:
         return PairItems(self.splits[split], self.world.open_image, augmentation, self.plan.max_text_chars, self.world.seed)
@@ -88,17 +98,17 @@ class PairItems(Dataset[list[Pair]]):
 
 
 def _chosen(documents: Sequence[Document], plan: PairPlan) -> list[Document]:
-    """Documents with an image and words, of the plan's modality."""
+    """The documents that are dealt: those with an image and words, of the plan's modalities unless all are dealt at once."""
     pairs = [document for document in documents if document.image is not None and document.text.strip()]
     if not pairs:
         raise ValueError(f"pairs: none of the corpus's {len(documents)} documents has both an image and a text")
-    if plan.modality is None:
-        return pairs
-    of_modality = [document for document in pairs if document.modality == plan.modality]
-    if not of_modality:
-        known = ", ".join(sorted({repr(document.modality) for document in pairs}))
-        raise ValueError(f"pairs: no image-text pair has the modality {plan.modality!r}; there are {known}")
-    return of_modality
+    known = {document.modality for document in pairs}
+    for name in plan.modalities:
+        if name not in known:
+            told = ", ".join(sorted(map(repr, known)))
+            raise ValueError(f"pairs: no image-text pair has the modality {name!r}; there are {told}")
+    chosen = [document for document in pairs if not plan.modalities or document.modality in plan.modalities]
+    return pairs if plan.per_modality else chosen
 
 
 def _keyed(document: Document, open_image: OpenImage) -> KeyedDocument:

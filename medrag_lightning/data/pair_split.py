@@ -19,7 +19,11 @@ class PairPlan:
 
     Args:
         val_share, test_share: share of the pairs held out.
-        modality: only pairs of this modality (one retriever a modality); null for all of them together.
+        val_size, test_size: so many pairs held out, in the place of a share (HeteroRAG: 2000 and 2000, the rest to train on).
+        modality: only pairs of this modality, or of those in a list (one retriever a modality); null for all of them together.
+        per_modality: the corpus is split as a whole, and each modality gives its own share or size. So a retriever of one
+            modality and one of several are judged by pairs that neither has learnt from. False: only the pairs of `modality`
+            are dealt, and another choice of `modality` is another split.
         max_text_chars: texts are cut here.
         max_copies: equal texts in up to so many pairs are copies and stay together; in more pairs they are a label or a
             stock phrase, and may stand on both sides.
@@ -28,18 +32,35 @@ class PairPlan:
 
     val_share: float = 0.1
     test_share: float = 0.1
-    modality: str | None = None
+    modality: str | list[str] | None = None
     max_text_chars: int = 1000
     max_copies: int = 4
     seed: int = 0
+    val_size: int | None = None
+    test_size: int | None = None
+    per_modality: bool = False
 
     def __post_init__(self) -> None:
+        if any(size is not None and size < 1 for size in (self.val_size, self.test_size)):
+            raise ValueError(f"pairs: val_size and test_size must be at least 1, got {self.val_size} and {self.test_size}")
+        if self.modality == []:
+            raise ValueError("pairs: modality is an empty list; name modalities, or null for all of them together")
         if not (self.val_share > 0 and self.test_share > 0 and self.val_share + self.test_share < 1):
             shares = f"{self.val_share} and {self.test_share}"
             raise ValueError(f"pairs: val_share and test_share must be positive and leave something to train on, got {shares}")
         if self.max_text_chars < 1 or self.max_copies < 1:
             got = f"{self.max_text_chars} and {self.max_copies}"
             raise ValueError(f"pairs: max_text_chars and max_copies must be at least 1, got {got}")
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that are learnt from; none for all of them."""
+        return () if self.modality is None else (self.modality,) if isinstance(self.modality, str) else tuple(self.modality)
+
+    def held_out(self, count: int) -> dict[Split, int]:
+        """How many of so many pairs are to be held out."""
+        test = round(self.test_share * count) if self.test_size is None else self.test_size
+        return {Split.TEST: test, Split.VAL: round(self.val_share * count) if self.val_size is None else self.val_size}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +73,34 @@ class KeyedDocument:
 
 
 def split_pairs(pairs: Sequence[KeyedDocument], plan: PairPlan) -> dict[Split, list[KeyedDocument]]:
-    """The pairs of each split, in corpus order.
+    """The pairs of each split, in corpus order; of the plan's modalities alone.
 
     Raises:
-        ValueError: a split stays empty.
+        ValueError: a split stays empty, or there are fewer pairs than are to be held out.
     """
     groups = _groups(pairs, plan.max_copies)
     drawn = {name: counter_rng(plan.seed, "pair split", name).random() for name in groups}
-    room = {Split.TEST: round(plan.test_share * len(pairs)), Split.VAL: round(plan.val_share * len(pairs))}
+    stratum = [pair.document.modality if plan.per_modality else None for pair in pairs]
+    counts = Counter(stratum)
+    room = {
+        (split, name): size for name, count in counts.items() for split, size in plan.held_out(count).items() if size < count
+    }
     side_of: dict[int, Split] = {}
     for name in sorted(groups, key=lambda name: (drawn[name], name)):
-        members = groups[name]
-        side = next((split for split, left in room.items() if len(members) <= left), Split.TRAIN)
-        if side is not Split.TRAIN:
-            room[side] -= len(members)
-        side_of |= dict.fromkeys(members, side)
-    found = {split: [pair for place, pair in enumerate(pairs) if side_of[place] is split] for split in Split}
+        needs = Counter(stratum[place] for place in groups[name])
+        fits = (s for s in (Split.TEST, Split.VAL) if all(n <= room.get((s, kind), 0) for kind, n in needs.items()))
+        side = next(fits, Split.TRAIN)
+        for kind, taken in needs.items() if side is not Split.TRAIN else ():
+            room[side, kind] -= taken
+        side_of |= dict.fromkeys(groups[name], side)
+    wanted = [not plan.modalities or pair.document.modality in plan.modalities for pair in pairs]
+    found = {s: [pair for place, pair in enumerate(pairs) if side_of[place] is s and wanted[place]] for s in Split}
     if empty := [str(split) for split, members in found.items() if not members]:
+        held = plan.held_out(sum(wanted))
         raise ValueError(
-            f"pairs: {len(pairs)} image-text pairs in {len(groups)} groups of one patient, study, image or text leave none for "
-            f"{', '.join(empty)}; give a larger corpus, other shares than {plan.val_share} and {plan.test_share}, or a smaller "
-            "max_copies"
+            f"pairs: {sum(wanted)} image-text pairs in {len(groups)} groups of one patient, study, image or text leave none "
+            f"for {', '.join(empty)}; give a larger corpus, hold out other numbers than {held[Split.VAL]} and "
+            f"{held[Split.TEST]} (val_share and test_share, val_size and test_size), or a smaller max_copies"
         )
     return found
 

@@ -25,6 +25,7 @@ from medrag_lightning.interfaces.retrieving import (
     SimilaritySource,
     VectorSource,
 )
+from medrag_lightning.interfaces.routing import ModalityRouter
 from medrag_lightning.interfaces.serving import (
     CollatingStage,
     Collator,
@@ -46,6 +47,7 @@ __all__ = [
     "Feed",
     "JudgeTask",
     "LearnedFusion",
+    "ModalityRouter",
     "OpenImage",
     "Processor",
     "QueryEncoder",

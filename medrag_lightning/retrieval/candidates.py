@@ -33,8 +33,10 @@ def query_fingerprint(query: Query) -> str:
     """sha256 of what a search sees of a query. Of its image's place only the file name counts."""
     image = query.image
     place = None if image is None else [Path(image.path).name, image.array, image.index]
-    told = [query.id, query.question, place, query.patient_id, query.study_id]
-    return fingerprint(told if query.searches is None else [*told, sorted(query.searches)])
+    told: list[Any] = [query.id, query.question, place, query.patient_id, query.study_id]
+    told += [] if query.searches is None else [sorted(query.searches)]
+    told += [] if query.modality is None else [{"modality": query.modality}]  # it may choose the part that is searched
+    return fingerprint(told)
 
 
 def write_candidates(

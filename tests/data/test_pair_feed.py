@@ -78,7 +78,62 @@ def test_the_split_does_not_depend_on_order_and_follows_its_seed():
     assert ids(split_pairs(keyed(), PairPlan())) != ids(split_pairs(keyed(), PairPlan(seed=1)))
 
 
-@pytest.mark.parametrize("wrong", [{"val_share": 0}, {"test_share": 0.95}, {"max_copies": 0}, {"max_text_chars": 0}])
+def test_numbers_may_stand_for_shares():
+    """H04: 2000/2000/rest: the sizes as set, and the same seed gives the same ids."""
+    found = split_pairs(keyed(), PairPlan(val_size=7, test_size=13))
+    assert [len(found[split]) for split in (Split.TRAIN, Split.VAL, Split.TEST)] == [40, 7, 13]
+    assert split_pairs(keyed(), PairPlan(val_size=7, test_size=13)) == found
+    assert split_pairs(keyed(), PairPlan(val_size=7, test_size=13, seed=1)) != found
+    paired = split_pairs(keyed(patient_id=lambda n: f"x{n // 2}"), PairPlan(val_size=7, test_share=0.1))
+    assert [len(paired[split]) for split in (Split.TRAIN, Split.VAL, Split.TEST)] == [48, 6, 6]  # no patient has one pair
+    for sizes in ({"val_size": 60}, {"val_size": 30, "test_size": 30}):
+        with pytest.raises(ValueError, match="leave none for"):
+            split_pairs(keyed(), PairPlan(**sizes))
+
+
+def of_kinds(count=60, **changes):
+    """Half of them CT, a third MR, the rest US."""
+    kind = lambda n: "CT" if n % 2 else "MR" if n % 3 else "US"  # noqa: E731
+    return [
+        dataclasses.replace(pair, document=dataclasses.replace(pair.document, modality=kind(n)))
+        for n, pair in enumerate(keyed(count, **changes))
+    ]
+
+
+def test_each_modality_gives_its_own_part_and_all_choices_of_modalities_agree():
+    for plan in ({"test_share": 0.2, "val_share": 0.1}, {"test_size": 2, "val_size": 1}):
+        whole = split_pairs(of_kinds(), PairPlan(per_modality=True, **plan))
+        for kinds in ("CT", "MR", "US", ["CT", "US"]):
+            found = split_pairs(of_kinds(), PairPlan(per_modality=True, modality=kinds, **plan))
+            assert found == {s: [pair for pair in whole[s] if pair.document.modality in kinds] for s in Split}
+        counts = {s: [sum(pair.document.modality == kind for pair in whole[s]) for kind in ("CT", "MR", "US")] for s in Split}
+        wanted = {"test_share": [6, 4, 2], "test_size": [2, 2, 2]}[next(iter(plan))]
+        assert counts[Split.TEST] == wanted
+        assert counts[Split.VAL] == [n // 2 for n in wanted]
+    apart = split_pairs([pair for pair in of_kinds() if pair.document.modality == "CT"], PairPlan(test_share=0.2))
+    assert len(apart[Split.TEST]) == 6
+
+
+def test_a_patient_of_two_modalities_stays_on_one_side_of_both():
+    pairs = of_kinds(patient_id=lambda n: f"x{n // 2}")
+    found = split_pairs(pairs, PairPlan(per_modality=True, val_share=0.2, test_share=0.2))
+    assert disjoint(found, lambda pair: pair.document.patient_id)
+    both = [{p.document.modality for p in found[Split.TEST] if p.document.patient_id == f"x{n}"} for n in range(30)]
+    assert any(len(kinds) == 2 for kinds in both)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"val_size": 0},
+        {"test_size": 0},
+        {"modality": []},
+        {"val_share": 0},
+        {"test_share": 0.95},
+        {"max_copies": 0},
+        {"max_text_chars": 0},
+    ],
+)
 def test_plans_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="pairs: "):
         PairPlan(**wrong)
@@ -103,10 +158,22 @@ def test_only_documents_with_image_and_words_of_the_modality_are_pairs(world):
     ids = lambda plan: {p.document.id for pairs in PairFeed(world, plan, None).splits.values() for p in pairs}  # noqa: E731
     assert ids(PairPlan()) == {f"d{n}" for n in range(1, 30)}
     assert ids(PairPlan(modality="MR")) == {f"d{n}" for n in range(3, 30, 3)}
+    assert ids(PairPlan(modality=["MR", "CT"])) == ids(PairPlan())
+    assert ids(PairPlan(modality="MR", per_modality=True)) == ids(PairPlan(modality="MR"))
     with pytest.raises(ValueError, match="'US'; there are 'CT', 'MR'"):
         PairFeed(world, PairPlan(modality="US"), None)
     with pytest.raises(ValueError, match="none of the corpus's 0 documents"):
         PairFeed(dataclasses.replace(world, documents=[]), PairPlan(), None)
+
+
+def test_sizes_that_are_not_reached_are_told(world, caplog):
+    world.documents[:] = [dataclasses.replace(d, patient_id=f"p{n // 3}") for n, d in enumerate(world.documents)]
+    PairFeed(world, PairPlan(val_size=3, test_size=4), None)
+    assert "test_size asks for 4, 3 are held out: the groups left did not fit" in caplog.text
+    assert "val_size" not in caplog.text
+    world.documents[:] = [dataclasses.replace(document, patient_id=None) for document in world.documents]
+    PairFeed(world, PairPlan(val_size=1, test_size=12, per_modality=True, modality=["CT", "MR"]), None)
+    assert "test_size asks for 12 of each of 2 modalities, 12 are held out" in caplog.text  # nine of MR are too few
 
 
 def test_keys_are_of_the_pixels_and_of_the_words(world):
