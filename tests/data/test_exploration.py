@@ -164,8 +164,13 @@ def test_each_search_is_made_once_and_nothing_found_is_not_judged(tmp_path):
     assert sorted(judged)[:2] == [("q0", "research", "good a"), ("q0", "wiki", "bad b")]
     assert all(len(task.documents) == 2 for task in expert.judged)
     assert found.statistics["splits"]["train"]["corpora"]["research"] == {
-        **{"searches": 4, "found_nothing": 1, "yes": 2, "no": 1, "unreadable": 0},
-        **{"questions_with_positive": 2, "questions_with_negative": 2},
+        "searches": 4,
+        "found_nothing": 1,
+        "yes": 2,
+        "no": 1,
+        "unreadable": 0,
+        "questions_with_positive": 2,
+        "questions_with_negative": 2,
     }
 
 
