@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medrag_lightning.cli import config_files
-from medrag_lightning.cli.outcome import tell
+from medrag_lightning.cli.outcome import INTERRUPTED, tell
 
 
 def run_explore(arguments: Sequence[str]) -> None:
@@ -26,7 +26,12 @@ def run_explore(arguments: Sequence[str]) -> None:
     data.prepare_data()
     world = data.world()
     world.source.load(world.documents, world.open_image, data.evidence_folder())
-    found = explore_or_read(Ground(world.queries, world.documents, world.source, world.open_image, world.seed), plan)
+    ground = Ground(world.queries, world.documents, world.source, world.open_image, world.seed)
+    try:
+        found = explore_or_read(ground, plan)
+    except KeyboardInterrupt:
+        tell("\nexplore: stopped; every reply so far is kept, and the same command goes on", sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     _print(found.statistics)
     if found.asked == 0:
         tell("the expert was not asked: all of its replies were known", sys.stdout)
@@ -55,7 +60,8 @@ def _print_split(split: str, told: Mapping[str, Any]) -> None:
         [name, *(str(one[column]) for column in columns), str(written["too_few_queries"][name])]
         for name, one in told["corpora"].items()
     ]
-    _table(["corpus", *(name.replace("_", " ") for name in columns), "too few queries"], rows)
+    shown = [name.removeprefix("questions_").replace("_", " ") for name in columns]
+    _table(["corpus", *shown, "too few queries"], rows)
     for name, of in (("targets", "texts"), ("pairs", "pairs")):
         one = told[name]
         dropped = ", ".join(f"{why} {count}" for why, count in one["dropped"].items())
@@ -64,7 +70,7 @@ def _print_split(split: str, told: Mapping[str, Any]) -> None:
 
 def _print_agreement(told: Mapping[str, Any] | None) -> None:
     if told is None:
-        tell("\nthe judge's agreement is not known: no question names the documents that answer it", sys.stdout)
+        tell("\nthe judge's agreement is not known: no judged question names the documents that answer it", sys.stdout)
         return
     tell(f"\nthe judge against known documents: {told['searches']} searches, {told['truly_supported']} supported", sys.stdout)
     rows = []

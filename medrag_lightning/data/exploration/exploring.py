@@ -79,6 +79,8 @@ def explore_or_read(ground: Ground, plan: ExplorationPlan) -> Exploration:
     write_preferences(plan.preferences, pairs, identity, told)
     write_samples(folder, [one for mine in lessons.values() for one in mine], made.judged, plan.samples, ground.seed)
     write_json(folder / STATISTICS, told)
+    if not any(one.rows for mine in lessons.values() for one in mine):
+        logger.warning("no search found what supports an answer: there is nothing to learn from; look at samples.html")
     return Exploration(folder, told, made.asked)
 
 
