@@ -107,7 +107,6 @@ class MedragData(L.LightningDataModule):
         exploration: ExplorationPlan | None = None,
     ) -> None:
         super().__init__()
-        check_names(tables, regimes, rivals or {}, noise, knowledge)
         self.tables, self.corpus, self.source, self.only, self.train_part = tables, corpus, source, only, train_part
         self.pair_tables, self.rivals, self.own_reports = list(pair_tables or []), dict(rivals or {}), list(own_reports or [])
         self.evidence, self.augmentation, self.max_pixels = evidence, augmentation, max_pixels
@@ -119,7 +118,8 @@ class MedragData(L.LightningDataModule):
         self._begin()
 
     def _begin(self) -> None:
-        """Nothing has been read, searched or loaded yet."""
+        """Nothing has been read, searched or loaded yet; settings that contradict each other are refused."""
+        check_names(self.tables, list(map(str, self.regimes)), self.rivals, self.noise, self.knowledge)
         self._queries: dict[Split, list[Query]] | None = None
         self._documents, self._pair_documents = list[Document](), list[Document]()
         self._retrieved: dict[str, Retrieved] | None = None

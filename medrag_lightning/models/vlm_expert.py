@@ -108,7 +108,7 @@ class VlmExpert:
                 device = "cuda" if torch.cuda.is_available() else "cpu"
             model = loaded.model.eval().requires_grad_(False)
             if getattr(self.backbone, "quantization", None) is None:
-                model = model.to(device)  # type: ignore[arg-type]
+                model = model.to(device)
             self._loaded = Loaded(model, loaded.processor)
         return self._loaded
 

@@ -79,14 +79,14 @@ def pairs(told: Sorted, count: int, how: PairSides, rng: np.random.Generator) ->
 
     def one() -> tuple[Searches, Searches]:
         chosen, corpus = _one_each(told.good, rng), order[next(turn) % len(order)]
-        other = {**dict(chosen), corpus: told.bad[corpus][rng.integers(len(told.bad[corpus]))]}
+        other = {**dict(chosen), corpus: told.bad[corpus][int(rng.integers(len(told.bad[corpus])))]}
         return chosen, tuple((name, other[name]) for name in told.good if name in other)
 
     return _different(one, min(count, goods * sum(len(told.bad[name]) for name in changed)))
 
 
 def _one_each(wordings: Mapping[str, Sequence[str]], rng: np.random.Generator) -> Searches:
-    return tuple((name, mine[rng.integers(len(mine))]) for name, mine in wordings.items() if mine)
+    return tuple((name, mine[int(rng.integers(len(mine)))]) for name, mine in wordings.items() if mine)
 
 
 def _different(draw: Callable[[], Drawn], count: int) -> list[Drawn]:
