@@ -14,6 +14,7 @@ from medrag_lightning.data.checks import check_names
 from medrag_lightning.data.distillation_feed import DistillationPlan
 from medrag_lightning.data.duplicates import duplicated_queries
 from medrag_lightning.data.evidence import EvidenceMixture
+from medrag_lightning.data.exploration.plan import ExplorationPlan
 from medrag_lightning.data.feed_choice import feed_of
 from medrag_lightning.data.feeds import Feed, World
 from medrag_lightning.data.fusion_feed import FusionPlan
@@ -69,6 +70,7 @@ class MedragData(L.LightningDataModule):
         own_reports: tables whose documents tell the reports of test studies, to find duplicates by; they are never evidence.
         leaks: what `fit` does when held-out items share id, patient, study or picture with training questions: `refuse`, `warn`
             (the numbers are then not those of new patients), or `ignore`, which does not look. See `data/leak_guard.py`.
+        exploration: how the verb `explore` makes what a query generator learns from.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True
@@ -102,9 +104,9 @@ class MedragData(L.LightningDataModule):
         preference: PreferencePlan | None = None,
         train_part: str = "all",
         leaks: OnLeak = "refuse",
+        exploration: ExplorationPlan | None = None,
     ) -> None:
         super().__init__()
-        check_names(tables, regimes, rivals or {}, noise, knowledge)
         self.tables, self.corpus, self.source, self.only, self.train_part = tables, corpus, source, only, train_part
         self.pair_tables, self.rivals, self.own_reports = list(pair_tables or []), dict(rivals or {}), list(own_reports or [])
         self.evidence, self.augmentation, self.max_pixels = evidence, augmentation, max_pixels
@@ -112,11 +114,12 @@ class MedragData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
         self.scoring, self.pairs, self.distillation, self.noise, self.fusion = scoring, pairs, distillation, noise, fusion
-        self.knowledge, self.preference, self.leaks = knowledge, preference, leaks
+        self.knowledge, self.preference, self.leaks, self.exploration = knowledge, preference, leaks, exploration
         self._begin()
 
     def _begin(self) -> None:
-        """Nothing has been read, searched or loaded yet."""
+        """Nothing has been read, searched or loaded yet; settings that contradict each other are refused."""
+        check_names(self.tables, list(map(str, self.regimes)), self.rivals, self.noise, self.knowledge)
         self._queries: dict[Split, list[Query]] | None = None
         self._documents, self._pair_documents = list[Document](), list[Document]()
         self._retrieved: dict[str, Retrieved] | None = None

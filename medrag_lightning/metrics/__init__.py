@@ -1,5 +1,6 @@
 """Records and arrays in, numbers with intervals out. No torch, no lightning."""
 
+from medrag_lightning.metrics.agreement import Agreement, agreement
 from medrag_lightning.metrics.analysis import EvidenceAnalysis, analyse
 from medrag_lightning.metrics.bootstrap import Bootstrap, Metric, Statistic, paired_bootstrap, weighted_mean
 from medrag_lightning.metrics.calibration import ReliabilityBin, expected_calibration_error, reliability_bins
@@ -84,6 +85,7 @@ __all__ = [
     "SYSTEM_ORDER",
     "AbstentionRule",
     "Account",
+    "Agreement",
     "Bootstrap",
     "CandidateOracle",
     "Compared",
@@ -120,6 +122,7 @@ __all__ = [
     "Unit",
     "abstention_rule",
     "accuracy",
+    "agreement",
     "analyse",
     "answer_correct",
     "answer_tokens",

@@ -102,6 +102,8 @@ COMMANDS = {
     "index without store": (["index"], ["index: ", "--store"]),
     "index kind": (["index", "--store", ".", "--kind", "tree"], ["index: ", "tree"]),
     "index folder": (["index", "--store", "nowhere"], ["nowhere is not a folder"]),
+    "explore without config": (["explore"], ["explore needs -c", "-c stages/explore"]),
+    "explore of no plan": (["explore", "-c", "toy.yaml"], ["data.exploration is not set", "add -c stages/explore"]),
     "pairs without config": (["pairs"], ["pairs needs -c", "-c stages/reader_preference"]),
     "pairs of no plan": (["pairs", "-c", "toy.yaml"], ["data.preference is not set", "add -c stages/reader_preference"]),
 }

@@ -31,16 +31,19 @@ class _Lines:
 
     def __init__(self, what: str) -> None:
         self.what, self.began = what, time.monotonic()
-        self.told, self.first = self.began + QUIET_SECONDS - LINE_EVERY_SECONDS, -1
+        self.told = self.began + QUIET_SECONDS - LINE_EVERY_SECONDS
+        self.first: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        self.first = done - 1 if self.first < 0 else self.first  # what a cache knew took no time
+        if self.first is None:
+            self.first = max(done - 1, 0)  # what a cache knew took no time
         took = now - self.began
         if now - self.told >= LINE_EVERY_SECONDS or (done == total and took > QUIET_SECONDS):
             self.told = now
             left = timedelta(seconds=round(took / max(done - self.first, 1) * (total - done)))
-            pace = f"{(done - self.first) / max(took, 1e-9):.0f} {self.what}/s"
+            rate = (done - self.first) / max(took, 1e-9)
+            pace = f"{rate:.{0 if rate >= 10 else 2}f} {self.what}/s"
             sys.stderr.write(f"{self.what}: {done}/{total}  {pace}  ETA {left}\n")
             sys.stderr.flush()
 

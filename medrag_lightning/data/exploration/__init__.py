@@ -1,0 +1,1 @@
+"""What a query generator learns from: an expert writes searches, a judge says what they found is worth (HeteroRAG, MQG)."""
