@@ -25,8 +25,9 @@ from medrag_lightning.data.pair_feed import PairPlan
 from medrag_lightning.data.preference_plan import PreferencePlan
 from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler, position_of
 from medrag_lightning.data.scoring_feed import ScoringPlan
+from medrag_lightning.data.search_plan import SearchPlan, searched_with, target_words
 from medrag_lightning.data.searching import Searching
-from medrag_lightning.data.table_records import queries_by_split, unique_documents
+from medrag_lightning.data.table_records import prompt_texts, queries_by_split, unique_documents
 from medrag_lightning.interfaces import CandidateSource, CollatingStage, ServedStage, SplitChoosingStage, Table
 from medrag_lightning.records import Document, Query, Regime, Retrieved, Split
 
@@ -69,6 +70,7 @@ class MedragData(L.LightningDataModule):
         own_reports: tables whose documents tell the reports of test studies, to find duplicates by; they are never evidence.
         leaks: what `fit` does when held-out items share id, patient, study or picture with training questions: `refuse`, `warn`
             (the numbers are then not those of new patients), or `ignore`, which does not look. See `data/leak_guard.py`.
+        searches: what a query generator learns from, and what every question is searched with; null: with itself.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True
@@ -102,6 +104,7 @@ class MedragData(L.LightningDataModule):
         preference: PreferencePlan | None = None,
         train_part: str = "all",
         leaks: OnLeak = "refuse",
+        searches: SearchPlan | None = None,
     ) -> None:
         super().__init__()
         check_names(tables, regimes, rivals or {}, noise, knowledge)
@@ -112,7 +115,7 @@ class MedragData(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
         self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
         self.scoring, self.pairs, self.distillation, self.noise, self.fusion = scoring, pairs, distillation, noise, fusion
-        self.knowledge, self.preference, self.leaks = knowledge, preference, leaks
+        self.knowledge, self.preference, self.leaks, self.searches = knowledge, preference, leaks, searches
         self._begin()
 
     def _begin(self) -> None:
@@ -184,10 +187,8 @@ class MedragData(L.LightningDataModule):
 
     def training_texts(self) -> list[str]:
         """Everything that a training prompt may say; a tiny reader trains its tokenizer on it."""
-        words = [document.text for document in [*self.documents(), *self._pair_documents]]
-        for query in self.split_queries(Split.TRAIN):
-            words += [query.question, *query.choices, query.answer or ""]
-        return words
+        asked, documents = self.split_queries(Split.TRAIN), [*self.documents(), *self._pair_documents]
+        return [*prompt_texts(asked, documents), *target_words(self.searches)]
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled training batches that resume where they stopped."""
@@ -284,7 +285,8 @@ class MedragData(L.LightningDataModule):
 
     def _read_tables(self) -> None:
         if self._queries is None:
-            self._queries = queries_by_split(self.tables, self.only, self.train_part, self.limits)
+            asked = queries_by_split(self.tables, self.only, self.train_part, self.limits)
+            self._queries = searched_with(asked, self.searches)
             self._documents = unique_documents(self.corpus, "data.corpus")
             self._pair_documents = unique_documents(self.pair_tables, "data.pair_tables")
 

@@ -30,3 +30,11 @@ def unique_documents(tables: Sequence[Table], what: str) -> list[Document]:
     documents = [document for table in tables for document in table.documents()]
     unique_by_id(documents, what)
     return documents
+
+
+def prompt_texts(queries: Sequence[Query], documents: Sequence[Document]) -> list[str]:
+    """Everything that a prompt about `queries` may say, and their answers."""
+    words = [document.text for document in documents]
+    for query in queries:
+        words += [query.question, *query.choices, query.answer or ""]
+    return words
