@@ -1,4 +1,4 @@
-"""Whether a search found what it was to find: a gold document among the first of the corpus that it lies in."""
+"""Whether searches find what answers a question: gold documents among the first of any corpus that was asked."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 
 def hit_at(found_ids: Mapping[str, Sequence[str]], relevant_ids: Collection[str], k: int) -> bool:
-    """Whether a relevant document is among the first `k` that were found in its corpus (HeteroRAG: top 2 of each corpus).
+    """Whether a right document is among the first `k` that were found in any corpus (HeteroRAG: hit@2).
 
     Args:
-        found_ids: what was found in each corpus by its name, best first.
-        relevant_ids: the documents that answer the question; any one of them will do.
-        k: at least 1.
+        found_ids: documents found in each corpus, best first; none where a corpus was not asked.
+        relevant_ids: the right documents. Those of a kind that was not searched do not count against it.
+        k: how many of each corpus are looked at, at least 1.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    wanted = set(relevant_ids)
-    return any(name in wanted for ids in found_ids.values() for name in ids[:k])
+    assert k >= 1
+    return any(name in relevant_ids for found in found_ids.values() for name in found[:k])
