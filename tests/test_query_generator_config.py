@@ -29,11 +29,10 @@ def made(folder: Path) -> None:
     kept = [q for split in (Split.TRAIN, Split.VAL) for q in [q for q in queries if q.split is split][:8]]
     write_searches(folder / "targets", [SearchRow(q.id, q.split, (("wiki", "a red sign"),)) for q in kept], {"by": "hand"})
     sides = PreferenceSide(Condition(), "<wiki>a red sign</wiki>"), PreferenceSide(Condition(), "<wiki>a sign</wiki>")
+    told = {split: [query for query in kept if query.split is split][:4] for split in (Split.TRAIN, Split.VAL)}
     pairs = {
-        split: [
-            Preference(q.id, q.id, PairKind.SEARCH_WORDING, None, *sides) for q in [q for q in kept if q.split is split][:4]
-        ]
-        for split in (Split.TRAIN, Split.VAL)
+        split: [Preference(query.id, query.id, PairKind.SEARCH_WORDING, None, *sides) for query in mine]
+        for split, mine in told.items()
     }
     write_preferences(folder / "pairs", pairs, {"by": "hand"}, {})
 

@@ -60,7 +60,6 @@ def tuned(tmp_path_factory):
 
 def test_rejected_searches_become_less_likely_beside_the_preferred(tuned):
     _, _, _, told = tuned
-    print(told)
     assert told["train/search_wording_margin"] > 0.1
     assert told["train/loss"] < 0.6931 - 0.005
     assert told["train/search_wording_rejected_gain"] < told["train/search_wording_chosen_gain"]
