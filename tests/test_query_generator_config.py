@@ -45,7 +45,7 @@ def test_a_generator_is_trained_tuned_tested_and_its_searches_are_searched_with(
     (sft,) = Path("sft/checkpoints").glob("best*.ckpt")
     assert torch.load(sft, weights_only=True)["medrag"]["description"]["corpora"][0] == "research"
     tuned = [f"--{READER}.init_args.checkpoint={sft}", *small(f"{READER}.init_args.backbone")]
-    given = ["--data.init_args.preference={folder: pairs, rules: given}", "--model.init_args.template={order: image_first}"]
+    given = ["--data.init_args.preference={folder: pairs, rules: given}"]
     main(["fit", "-c", "stages/reader_preference", *DATA, *tuned, *given, *ONCE, "--trainer.default_root_dir=dpo"])
     dpo = "dpo/checkpoints/last.ckpt"
     policy = ["-c", "adapter.yaml", *tuned]
