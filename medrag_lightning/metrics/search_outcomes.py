@@ -124,7 +124,7 @@ def _metrics(outcomes: Sequence[SearchOutcome], bootstrap: Bootstrap) -> dict[st
 
 def _columns(outcomes: Sequence[SearchOutcome]) -> dict[str, list[float]]:
     corpora = [len(one.asked) + len(one.left_out) for one in outcomes]
-    told = {
+    told: dict[str, list[Any]] = {
         "read_whole": [not one.faults for one in outcomes],
         "unread": [one.unread for one in outcomes],
         "empty_tags": [len(one.left_out) / max(1, count) for one, count in zip(outcomes, corpora, strict=True)],
