@@ -2,6 +2,7 @@
 
     searches.arrow   one row a (question, sample), in the order in which they were written
     manifest.json    what they depend on, counts, size and sha256 of the file; written last
+    shards/          while they are being written: tables of the same kind, some questions each
 
 A generator learns from several samples of a question; what a question is searched with is a table of one sample each
 (`SearchTable.by_query`). Questions are named by id; what was asked may hold words of theirs, so keep the file where they lie.
@@ -21,7 +22,7 @@ from medrag_lightning.artifacts import read_manifest, write_bytes, write_manifes
 from medrag_lightning.records import Searches, Split
 
 SCHEMA = 1
-MANIFEST, ROWS_FILE = "manifest.json", "searches.arrow"
+MANIFEST, ROWS_FILE, SHARDS = "manifest.json", "searches.arrow", "shards"
 ROWS = pa.schema(
     [
         ("query_id", pa.string()),
@@ -118,6 +119,26 @@ def read_searches(folder: str | Path) -> SearchTable:
 def searches_are_there(folder: str | Path) -> bool:
     """Whether `folder` holds a finished table."""
     return (Path(folder) / MANIFEST).is_file()
+
+
+def partly_written(folder: str | Path) -> list[SearchRow]:
+    """Every row in `folder`, those of finished shards too, the newest last; empty where nothing was written."""
+    return [row for one in _tables(Path(folder)) for row in one.rows]
+
+
+def check_searches(folder: str | Path, identity: Mapping[str, Any]) -> None:
+    """ValueError that names what differs, if `folder` or a shard in it depends on something else; nothing is touched."""
+    for one in _tables(Path(folder)):
+        if wrong := sorted(name for name in {*one.identity, *identity} if one.identity.get(name) != identity.get(name)):
+            raise ValueError(
+                f"{folder} holds searches of another {', '.join(wrong)}: write into another folder "
+                "(--data.init_args.searches.written). Nothing changed"
+            )
+
+
+def _tables(folder: Path) -> list[SearchTable]:
+    places = [folder, *sorted((folder / SHARDS).glob("*"))]
+    return [read_searches(place) for place in places if searches_are_there(place)]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from medrag_lightning.mixture import Fusion
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
+from medrag_lightning.reading.search_writer import SearchWriter
 from medrag_lightning.reading.steered_systems import steered_systems
 from medrag_lightning.records import AnswerType, Candidate, Document, ImageRef, Query, Regime, Split, shares_identity
 
@@ -44,6 +46,8 @@ class Answerer:
         low_margin: a closed answer less than this much likelier than the next one is given with a warning.
         abstain_below: a closed answer of a smaller probability is abstained from; None never abstains for that. Choose it on
             validation questions (the verb `report` suggests one), never on those of the test.
+        generator: writes what to ask each corpus before the source is asked (stage `query_generator`), as it did for the
+            questions of a test with `data.searches.table`; None asks every corpus with the question.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Answerer:
         low_margin: float = 0.1,
         steering: Steering | None = None,
         abstain_below: float | None = None,
+        generator: SearchWriter | None = None,
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
@@ -71,8 +76,10 @@ class Answerer:
         steered = steered_systems(None if steering is None else {"": steering}, None, one_per_prompt, template.order)
         self.collate = RaftCollator(reader.processor, template, one_per_prompt, training=False, steering=steered)
         self._asked: dict[ImageRef, Image] = {}
-        if isinstance(reader, torch.nn.Module):
-            reader.eval()
+        self.generator = generator
+        for module in (reader, None if generator is None else generator.reader):
+            if isinstance(module, torch.nn.Module):
+                module.eval()
         source.load(documents, self._open, folder)
 
     @property
@@ -88,11 +95,17 @@ class Answerer:
         self._abstain_below = probability
 
     @classmethod
-    def from_run(cls, config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None) -> Answerer:
+    def from_run(
+        cls,
+        config: str | Path,
+        checkpoint: str | Path,
+        fusion: Fusion | None = None,
+        generator: tuple[str | Path, str | Path] | None = None,
+    ) -> Answerer:
         """The answerer of a run of stage `reader_raft`, from its ``config.yaml`` and a checkpoint; see `run_answerer`."""
         from medrag_lightning.answering.run import run_answerer
 
-        return run_answerer(config, checkpoint, fusion)
+        return run_answerer(config, checkpoint, fusion, generator)
 
     def ask(
         self,
@@ -138,7 +151,14 @@ class Answerer:
         return Answer.of(reading.prediction, shown, self.low_margin, self.abstain_below, seconds)
 
     def example(self, query: Query) -> Example:
-        """The query with its candidates and all images opened. ValueError if a candidate shares an identity with the query."""
+        """The query with its candidates and all images opened; with a generator, the query has what it wrote.
+
+        Raises:
+            ValueError: a candidate shares an identity with the query.
+        """
+        if self.generator is not None:
+            (written,) = self.generator.write([query], [None if query.image is None else self._open(query.image)])
+            query = replace(query, searches=written.first())
         (found,) = self.source.retrieve([query])
         for candidate in found.candidates:
             _refuse_leak(query, candidate)

@@ -6,6 +6,7 @@ import os
 import re
 from argparse import ArgumentError
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -14,11 +15,21 @@ from medrag_lightning.answering.answerer import Answerer
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.data.module import MedragData
 from medrag_lightning.mixture import Fusion
+from medrag_lightning.reading.search_writer import SearchWriter
+from medrag_lightning.stages.query_generator import QueryGenerator
 from medrag_lightning.stages.reader_raft import ReaderRaft
 from medrag_lightning.yaml_files import compose_yaml
 
+AnyStage = TypeVar("AnyStage", ReaderRaft, QueryGenerator)
 
-def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None) -> Answerer:
+
+RunOfGenerator = tuple[str | Path, str | Path]
+"""``config.yaml`` of a run of stage `query_generator`, and a checkpoint of it, or of `reader_preference` over it."""
+
+
+def run_answerer(
+    config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None, generator: RunOfGenerator | None = None
+) -> Answerer:
     """The answerer of a run of stage `reader_raft`; builds the evidence store where it is missing.
 
     Args:
@@ -26,26 +37,44 @@ def run_answerer(config: str | Path, checkpoint: str | Path, fusion: Fusion | No
         checkpoint: whose weights the reader gets, such as ``checkpoints/best-step=120.ckpt``; of that stage, or of
             `reader_preference` over the same reader.
         fusion: in place of the run's own, such as the one that `validate` tuned.
+        generator: what writes the searches of each question; needed for a run with `data.searches.table`.
 
     Raises:
-        ValueError: a variable is not set, the config is of another stage, or the checkpoint does not fit it.
+        ValueError: a variable is not set, the config is of another stage, the checkpoint does not fit it, or the generator is
+            missing.
     """
-    return answerer_and_data(config, checkpoint, fusion)[0]
+    return answerer_and_data(config, checkpoint, fusion, generator=generator)[0]
+
+
+def run_search_writer(config: str | Path, checkpoint: str | Path) -> SearchWriter:
+    """The query generator of a run, from the run's ``config.yaml`` and a checkpoint; ValueError where they do not fit."""
+    stage, _ = _instantiate(Path(config), QueryGenerator)
+    stage.load_weights_from(str(checkpoint))
+    return stage.writer
 
 
 def answerer_and_data(
-    config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None, system: str = ""
+    config: str | Path,
+    checkpoint: str | Path,
+    fusion: Fusion | None = None,
+    system: str = "",
+    generator: RunOfGenerator | None = None,
 ) -> tuple[Answerer, MedragData]:
     """The same, and the data that it was trained and is tested on.
 
     Args:
-        config, checkpoint, fusion: as of `run_answerer`.
+        config, checkpoint, fusion, generator: as of `run_answerer`.
         system: a name of the run's `data.rivals`, whose source and steering the answerer gets; empty for the run's own.
 
     Raises:
         ValueError: as `run_answerer`, or there is no such system.
     """
-    stage, data = _instantiate(Path(config))
+    stage, data = _instantiate(Path(config), ReaderRaft)
+    if data.searches is not None and data.searches.table is not None and generator is None:
+        raise ValueError(
+            f"{config}: this run searched with what a query generator wrote (data.searches.table), so new questions need that "
+            "generator: Answerer.from_run(..., generator=(its config.yaml, its checkpoint)). A bundle cannot hold one yet"
+        )
     if system and system not in data.rivals:
         there = ", ".join(map(repr, data.rivals)) or "none"
         raise ValueError(f"{config}: {system!r} is no system of this run; its data.rivals are: {there}")
@@ -64,11 +93,12 @@ def answerer_and_data(
         stage.batch_reader.max_new_tokens,
         stage.batch_reader.closed,
         steering=stage.numbered_steering().get(system),
+        generator=None if generator is None else run_search_writer(*generator),
     )
     return answerer, data
 
 
-def _instantiate(path: Path) -> tuple[ReaderRaft, MedragData]:
+def _instantiate(path: Path, kind: type[AnyStage]) -> tuple[AnyStage, MedragData]:
     variables = {**os.environ, "run_folder": str(path.parent)}
     compose_yaml(path)
     text = re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1], path, variables), path.read_text(encoding="utf-8"))
@@ -76,12 +106,12 @@ def _instantiate(path: Path) -> tuple[ReaderRaft, MedragData]:
     if not isinstance(told, dict) or not {"model", "data"} <= set(told):
         raise ValueError(f"{path}: not the config of a run: it needs the keys model and data")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ReaderRaft, "model", required=True)
+    parser.add_subclass_arguments(kind, "model", required=True)
     parser.add_subclass_arguments(MedragData, "data", required=True)
     try:
         parsed = parser.parse_object({"model": told["model"], "data": told["data"]})
     except ArgumentError as error:
-        raise ValueError(f"{path}: not the config of a run of stage reader_raft: {error.message}") from error
+        raise ValueError(f"{path}: not the config of a run of stage {kind.stage_name}: {error.message}") from error
     made = parser.instantiate(parsed)
     return made.model, made.data
 

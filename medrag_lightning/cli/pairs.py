@@ -28,8 +28,11 @@ def run_pairs(arguments: Sequence[str]) -> None:
     data.setup("fit")
     world = data.world()
     found = build_or_read(world, data.preference)
-    for split, told in found.statistics.items():
-        _print_split(split, told)
+    if data.preference.rules == "given":
+        tell("pairs as they were given: " + ", ".join(f"{len(p)} {split}" for split, p in found.pairs.items()), sys.stdout)
+    else:
+        for split, told in found.statistics.items():
+            _print_split(split, told)
     for path in sorted(Path(found.folder).iterdir()):
         tell(str(path), sys.stdout)
     if trl is not None:

@@ -14,6 +14,8 @@ from medrag_lightning.data.pair_feed import PairFeed, PairPlan
 from medrag_lightning.data.preference_feed import PreferenceFeed
 from medrag_lightning.data.preference_plan import PreferencePlan
 from medrag_lightning.data.scoring_feed import ScoringFeed, ScoringPlan
+from medrag_lightning.data.search_feed import SearchFeed
+from medrag_lightning.data.search_plan import SearchPlan
 from medrag_lightning.records import Regime
 
 
@@ -28,6 +30,7 @@ class Plans(Protocol):
     distillation: DistillationPlan | None
     fusion: FusionPlan | None
     preference: PreferencePlan | None
+    searches: SearchPlan | None
 
 
 def feed_of(kind: str, world: World, plans: Plans) -> Feed:
@@ -44,4 +47,6 @@ def feed_of(kind: str, world: World, plans: Plans) -> Feed:
         return FusionFeed(world, plans.fusion or FusionPlan())
     if kind == "preference":
         return PreferenceFeed(world, plans.preference or PreferencePlan())
+    if kind == "searches":
+        return SearchFeed(world, plans.searches or SearchPlan(), plans.augmentation)
     return DistillationFeed(world, plans.distillation or DistillationPlan(), plans.augmentation)

@@ -117,7 +117,8 @@ class FusionFeed:
             logger.info("%s: %d queries lack a gold answer or two candidates; left out", split, left_out)
         queries, ids = [asked[place] for place in kept], [pools[place] for place in kept]
         channels = [Channel(name) for name in self.plan.channels]
-        pool_key = fingerprint([query_fingerprint(query) for query in queries], [list(one) for one in ids])
+        worded = [[query.searches for query in queries]] if any(query.searches is not None for query in queries) else []
+        pool_key = fingerprint([query_fingerprint(query) for query in queries], [list(one) for one in ids], *worded)
         searched = {"queries and candidates": pool_key, "corpus": self.corpus}
         similarity_NKM = cached_array(
             self.plan.cache,

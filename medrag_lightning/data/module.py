@@ -26,8 +26,9 @@ from medrag_lightning.data.pair_feed import PairPlan
 from medrag_lightning.data.preference_plan import PreferencePlan
 from medrag_lightning.data.sampler import EvalSampler, Position, ResumableLoader, TrainSampler, position_of
 from medrag_lightning.data.scoring_feed import ScoringPlan
+from medrag_lightning.data.search_plan import SearchPlan, searched_with, target_words
 from medrag_lightning.data.searching import Searching
-from medrag_lightning.data.table_records import queries_by_split, unique_documents
+from medrag_lightning.data.table_records import prompt_texts, queries_by_split, unique_documents
 from medrag_lightning.interfaces import CandidateSource, CollatingStage, ServedStage, SplitChoosingStage, Table
 from medrag_lightning.records import Document, Query, Regime, Retrieved, Split
 
@@ -71,6 +72,7 @@ class MedragData(L.LightningDataModule):
         leaks: what `fit` does when held-out items share id, patient, study or picture with training questions: `refuse`, `warn`
             (the numbers are then not those of new patients), or `ignore`, which does not look. See `data/leak_guard.py`.
         exploration: how the verb `explore` makes what a query generator learns from.
+        searches: what a query generator learns from, and what every question is searched with; null: with itself.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True
@@ -105,16 +107,16 @@ class MedragData(L.LightningDataModule):
         train_part: str = "all",
         leaks: OnLeak = "refuse",
         exploration: ExplorationPlan | None = None,
+        searches: SearchPlan | None = None,
     ) -> None:
         super().__init__()
-        self.tables, self.corpus, self.source, self.only, self.train_part = tables, corpus, source, only, train_part
+        self.tables, self.corpus, self.source, self.searches, self.exploration = tables, corpus, source, searches, exploration
+        self.only, self.train_part, self.limits, self.leaks = only, train_part, (max_train_queries, max_eval_queries), leaks
         self.pair_tables, self.rivals, self.own_reports = list(pair_tables or []), dict(rivals or {}), list(own_reports or [])
-        self.evidence, self.augmentation, self.max_pixels = evidence, augmentation, max_pixels
-        self.cache_folder, self.regimes = Path(cache_folder), [Regime(name) for name in regimes]
+        self.evidence, self.augmentation, self.max_pixels, self.knowledge = evidence, augmentation, max_pixels, knowledge
+        self.cache_folder, self.regimes, self.preference = Path(cache_folder), [Regime(name) for name in regimes], preference
         self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
-        self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
         self.scoring, self.pairs, self.distillation, self.noise, self.fusion = scoring, pairs, distillation, noise, fusion
-        self.knowledge, self.preference, self.leaks, self.exploration = knowledge, preference, leaks, exploration
         self._begin()
 
     def _begin(self) -> None:
@@ -187,10 +189,8 @@ class MedragData(L.LightningDataModule):
 
     def training_texts(self) -> list[str]:
         """Everything that a training prompt may say; a tiny reader trains its tokenizer on it."""
-        words = [document.text for document in [*self.documents(), *self._pair_documents]]
-        for query in self.split_queries(Split.TRAIN):
-            words += [query.question, *query.choices, query.answer or ""]
-        return words
+        asked, documents = self.split_queries(Split.TRAIN), [*self.documents(), *self._pair_documents]
+        return [*prompt_texts(asked, documents), *target_words(self.searches)]
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled training batches that resume where they stopped."""
@@ -287,7 +287,8 @@ class MedragData(L.LightningDataModule):
 
     def _read_tables(self) -> None:
         if self._queries is None:
-            self._queries = queries_by_split(self.tables, self.only, self.train_part, self.limits)
+            asked = queries_by_split(self.tables, self.only, self.train_part, self.limits)
+            self._queries = searched_with(asked, self.searches)
             self._documents = unique_documents(self.corpus, "data.corpus")
             self._pair_documents = unique_documents(self.pair_tables, "data.pair_tables")
 

@@ -43,6 +43,8 @@ def build_or_read(world: World, plan: PreferencePlan) -> PreferenceSet:
         ValueError: the folder holds pairs of something else (it says what differs), or damaged ones; the table lacks rows, or
             is of another corpus; a pair would leak.
     """
+    if plan.rules == "given":
+        return given_pairs(world, plan)
     identity = identity_of(world, plan)
     if not is_there(plan.folder):
         pairs, statistics = build(world, plan, ScoreTable.open(plan.table))
@@ -50,6 +52,23 @@ def build_or_read(world: World, plan: PreferencePlan) -> PreferenceSet:
         write_preferences(plan.folder, pairs, identity, statistics)
     check_preferences(plan.folder, identity)
     return read_preferences(plan.folder)
+
+
+def given_pairs(world: World, plan: PreferencePlan) -> PreferenceSet:
+    """The finished pairs in `plan.folder`, of the plan's splits, whoever made them; so many of training as the plan takes.
+
+    Raises:
+        ValueError: there are none, or damaged ones.
+    """
+    if not is_there(plan.folder):
+        raise ValueError(
+            f"preference.rules: given, and there are no finished pairs in {plan.folder}: the verb explore makes some (in "
+            "FOLDER/pairs), or give the folder that holds them (--data.init_args.preference.folder)"
+        )
+    found = read_preferences(plan.folder)
+    kept = {split: list(pairs) for split, pairs in found.pairs.items() if str(split) in plan.splits}
+    kept[Split.TRAIN] = _drawn(kept.get(Split.TRAIN, []), plan.max_pairs, world.seed)
+    return replace(found, pairs=kept)
 
 
 def identity_of(world: World, plan: PreferencePlan) -> dict[str, Any]:

@@ -97,6 +97,12 @@ class PreferenceFeed:
     def _items(self, split: Split) -> PreferenceItems:
         found = self.found
         if not found.pairs.get(split):
+            if self.plan.rules == "given":
+                there = ", ".join(f"{len(pairs)} {one}" for one, pairs in found.pairs.items()) or "none"
+                raise ValueError(
+                    f"{self.plan.folder}: there is no preference pair of split {str(split)!r} to tune on (pairs of the splits: "
+                    f"{there}); have some made, or leave the split out of data.preference.splits"
+                )
             fell = json.dumps(found.statistics.get(str(split), found.statistics))
             raise ValueError(
                 f"{self.plan.folder}: there is no preference pair of split {str(split)!r} to tune on. How the questions fell: "

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-PairRules = Literal["hkpt_v1", "hkpt_v2", "rag_pt", "kb_pt"]
-"""Which conditions make a pair: HeteroRAG's HKPT as in its first and second version, MMed-RAG's RAG-PT, RULE's KB-PT."""
+PairRules = Literal["hkpt_v1", "hkpt_v2", "rag_pt", "kb_pt", "given"]
+"""Which conditions make a pair: HeteroRAG's HKPT as in its first and second version, MMed-RAG's RAG-PT, RULE's KB-PT. `given`:
+none; the pairs are there, made by something else (the verb `explore`)."""
+NOT_FOR_GIVEN = ("kinds", "repeats", "balance", "open_metric", "open_threshold")
 PairKindName = Literal["cross_modality", "knowledge_utilisation", "knowledge_robustness"]
 SplitName = Literal["train", "val"]
 
@@ -18,7 +20,7 @@ class PreferencePlan:
     Args:
         folder: of the pairs; what is there of the same scores and rules is read, not built again.
         table: folder of the score table; it must have been scored with the same `data.knowledge`.
-        rules: which conditions make a pair.
+        rules: which conditions make a pair; ``given`` reads the finished pairs of `folder`, and needs no scores.
         kinds: which kinds of pairs are kept; null for all that the rules make.
         splits: whose questions make pairs; those of `val` are validated on.
         repeats: pairs of the same inputs and words about different evidence (robustness makes up to three): ``once`` keeps one,
@@ -48,6 +50,9 @@ class PreferencePlan:
             values = getattr(self, name)
             if values is not None and (not values or len(set(values)) != len(values)):
                 raise ValueError(f"preference.{name} must name at least one, each once; got {list(values)}")
+        ignored = [name for name in NOT_FOR_GIVEN if getattr(self, name) != getattr(type(self), name)]
+        if self.rules == "given" and ignored:
+            raise ValueError(f"preference.{ignored[0]} would be ignored: with rules: given the pairs are taken as they are")
         if self.max_pairs is not None and self.max_pairs < 1:
             raise ValueError(f"preference.max_pairs must be at least 1, got {self.max_pairs}")
         if not 0 < self.open_threshold <= 1:

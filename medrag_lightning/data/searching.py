@@ -32,12 +32,13 @@ class Searching:
         known = self._known.setdefault(source.fingerprint(), {})
         wanted = [query for query in queries if query.id not in known]
         for query, found in zip(wanted, source.retrieve(wanted) if wanted else [], strict=True):
-            _check(query, found)
+            check_found(query, found)
             known[query.id] = found
         return {query.id: known[query.id] for query in queries}
 
 
-def _check(query: Query, found: Retrieved) -> None:
+def check_found(query: Query, found: Retrieved) -> None:
+    """ValueError if a candidate shares id, study, patient or image with its query, or stands in another query's place."""
     if found.query_id != query.id:
         raise ValueError(f"{found.provenance}: candidates of query {found.query_id!r} in the place of {query.id!r}")
     for candidate in found.candidates:

@@ -35,9 +35,10 @@ Collator = Callable[[Sequence[Any]], Any]
 """A list of examples to a batch; runs in loader workers."""
 
 
-Feed = Literal["reading", "corpus", "scoring", "pairs", "distillation", "fusion", "preference"]
+Feed = Literal["reading", "corpus", "scoring", "pairs", "distillation", "fusion", "preference", "searches"]
 """What a data module serves to a stage: examples to read, documents to embed, (query, condition) examples to score, image-text
-pairs, queries with their pools of scored candidates, the similarities of such pools, or preference pairs."""
+pairs, queries with their pools of scored candidates, the similarities of such pools, preference pairs, or questions to write
+searches for."""
 
 
 @runtime_checkable

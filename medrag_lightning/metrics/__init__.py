@@ -44,6 +44,8 @@ from medrag_lightning.metrics.risk_coverage import (
     area_under_risk_coverage,
     risk_coverage,
 )
+from medrag_lightning.metrics.search_hits import hit_at
+from medrag_lightning.metrics.search_outcomes import SearchOutcome, SearchResults, search_numbers, search_results
 from medrag_lightning.metrics.systems import (
     RETRIEVED,
     SYSTEM_ORDER,
@@ -118,6 +120,8 @@ __all__ = [
     "ResultTable",
     "RiskCoverage",
     "Row",
+    "SearchOutcome",
+    "SearchResults",
     "Statistic",
     "Unit",
     "abstention_rule",
@@ -142,6 +146,7 @@ __all__ = [
     "defining_system",
     "exact_match",
     "expected_calibration_error",
+    "hit_at",
     "inconsistency",
     "invalid",
     "is_inconsistent",
@@ -171,6 +176,8 @@ __all__ = [
     "risk_coverage",
     "rouge_l",
     "scores_of",
+    "search_numbers",
+    "search_results",
     "sign_test",
     "summarise",
     "system_of",

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from medrag_lightning.batches import Example, ReaderBatch, Steering
 from medrag_lightning.interfaces import Feed, Reader
-from medrag_lightning.losses import answer_nll
 from medrag_lightning.metrics import layers_of
 from medrag_lightning.mixture import Fusion, TunedFusion, tune_fusion
 from medrag_lightning.prompts import PromptTemplate
@@ -22,8 +21,8 @@ from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading, Re
 from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
 from medrag_lightning.reading.steered_systems import check_names, numbered, steered_systems
 from medrag_lightning.records import Prediction
+from medrag_lightning.stages.answer_objective import global_answer_nll, mean_over_processes
 from medrag_lightning.stages.base import Schedule, Stage
-from medrag_lightning.stages.sharding import extra_passes
 
 
 class ReaderRaft(Stage):
@@ -120,13 +119,9 @@ class ReaderRaft(Stage):
 
     def training_step(self, batch: ReaderBatch, batch_idx: int) -> Tensor:
         """Mean answer NLL over the answer tokens of the global batch, in nats."""
-        parts = [(part.prompts, part.rows) for part in batch.parts if part.rows is not None]
-        count = self._tokens_per_process(sum(int(rows.mask_RL.sum()) for _, rows in parts))
-        more = extra_passes(self.reader, len(parts), self.device)  # type: ignore[arg-type]
-        losses = [answer_nll(self.reader.token_logp(prompts, rows), rows.mask_RL, count) for prompts, rows in parts]
-        losses += [0.0 * self.reader.token_logp(*parts[-1]).sum() for _ in range(more)]
-        loss = torch.stack(losses).sum()
-        self.log("train/loss", self._over_processes(loss.detach()), prog_bar=True, batch_size=len(batch))
+        loss = global_answer_nll(self.reader, batch, self.trainer.world_size, self.device)
+        whole = mean_over_processes(loss.detach(), self.trainer.world_size)
+        self.log("train/loss", whole, prog_bar=True, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: ReaderBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -210,25 +205,6 @@ class ReaderRaft(Stage):
         for name, value in summary(self._gather()).items():
             metric = f"{phase}/{name}" if phase == "test" else f"{phase}/{name.removeprefix('retrieved/')}"
             self.log(metric, value, prog_bar=phase == "val" and name.endswith(("loss", "accuracy")), sync_dist=True)
-
-    def _tokens_per_process(self, mine: int) -> float:
-        """Answer tokens in the global batch divided by the number of processes.
-
-        DDP averages gradients over processes; dividing each process's sum by this gives the mean over all tokens, as one
-        process with the whole batch would.
-        """
-        if self.trainer.world_size == 1:
-            return float(mine)
-        total = torch.tensor(float(mine), device=self.device)
-        torch.distributed.all_reduce(total)
-        return float(total) / self.trainer.world_size
-
-    def _over_processes(self, value: Tensor) -> Tensor:
-        if self.trainer.world_size > 1:
-            value = value.clone()
-            torch.distributed.all_reduce(value)
-            value = value / self.trainer.world_size
-        return value
 
 
 def _place(prediction: Prediction) -> tuple[str, str, str, float, str, str]:
