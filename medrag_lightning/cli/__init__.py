@@ -16,6 +16,7 @@ ENTRY = {
     "check": ("check", "run_check"),
     "index": ("index", "run_index"),
     "pairs": ("pairs", "run_pairs"),
+    "reranker": ("reranker", "run_reranker"),
     "run": ("run", "run_recipe"),
     "report": ("report", "run_report"),
     "export": ("export", "run_export"),

@@ -3,6 +3,7 @@
 import textwrap
 
 from medrag_lightning.cli.config_files import config_folder, short_names
+from medrag_lightning.cli.help_reranker import RERANKER
 
 _HELP = """\
 medrag_lightning - train multimodal medical retrieval-augmented generation, stage by stage. A research tool.
@@ -17,6 +18,7 @@ verbs:
   predict    answers to queries that may have none yet, or (stages/embed) vectors of the corpus
   index      a search index over an evidence store
   pairs      preference pairs from a score table, to tune a reader on
+  reranker   a small re-ranker of texts, fitted to training questions whose right documents are known
   run        a recipe: several of these in a row, each its own process, resumable
   report     what a run learned and how it answers: one HTML file that opens offline
   export     a run as one folder, a bundle, that answers elsewhere without the training code, and proves that it answers alike
@@ -134,6 +136,7 @@ It prints how many questions were right under each condition, how many met the c
 pairs were kept. In FOLDER: pairs.arrow, statistics.json, samples.html and samples.jsonl to look at, and manifest.json.
 
 {_FILES}""",
+    "reranker": RERANKER + _FILES,
     "report": """\
 usage: python -m medrag_lightning report FOLDER [--output FILE] [--queries N] [--compare FOLDER ...]
 

@@ -58,12 +58,12 @@ def write_corpus(
     """
     writing = _Writing(root, identities, open_image, told)
     pairs = [(place, one, twin) for (place, one), (_, twin) in zip(searches(source), searches(made), strict=True)]
-    for vectors in (True, False):  # a store holds its documents, which a lexical search over the same ones need not
-        for place, search, twin in pairs:
-            if vectors and isinstance(search, LiveSearch):
-                writing.store(place, search, twin)
-            elif not vectors and not isinstance(search, LiveSearch):
-                writing.index(place, search, twin)
+    kinds = (LiveSearch, LexicalSearch, GraphSearch)  # stores hold documents, which others over the same ones need not
+    for place, search, twin in sorted(pairs, key=lambda pair: kinds.index(type(pair[1]))):
+        if isinstance(search, LiveSearch):
+            writing.store(place, search, twin)
+        else:
+            writing.index(place, search, twin)
     return writing.found
 
 
