@@ -40,11 +40,9 @@ def run_reranker(arguments: Sequence[str]) -> None:
     keep = min(depth, 10 if place is None else place.keep)
     figures = {split: held_out(pool, fitted, asked_of(data, split, right), right, depth) for split in ("val", "test")}
     _print(figures, keep)
-    tell(
-        f"{output}: fitted to {fitted.told['questions']} of {len(taught)} training questions, {depth} candidates each",
-        sys.stdout,
-    )
-    tell(json.dumps({"output": str(output), "questions": fitted.told["questions"], "candidates": depth, **figures}), sys.stdout)
+    count = fitted.told["questions"]
+    tell(f"{output}: fitted to {count} of {len(taught)} training questions, {depth} candidates each", sys.stdout)
+    tell(json.dumps({"output": str(output), "questions": count, "candidates": depth, **figures}), sys.stdout)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Any, list[str]]:
@@ -80,8 +78,8 @@ def _place(source: Any) -> Any:
     if len(found) > 1:
         files = ", ".join(sorted(str(one.reranker.path) for one in found))
         raise ValueError(
-            f"reranker: data.source has {len(found)} searches with a WordReranker ({files}); fit each with a configuration of its "
-            "own, in which data.source is that one"
+            f"reranker: data.source has {len(found)} searches with a WordReranker ({files}); fit each with a configuration of "
+            "its own, in which data.source is that one"
         )
     return found[0] if found else None
 

@@ -8,6 +8,8 @@ from typing import Any
 
 CHUNK = 256
 SHOWN = (1, 2, 10)
+Right = Mapping[str, frozenset[str]]
+"""The ids of the right documents of each question, by its id."""
 
 
 def right_ids(data: Any) -> dict[str, frozenset[str]]:
@@ -30,7 +32,7 @@ def right_ids(data: Any) -> dict[str, frozenset[str]]:
     return found
 
 
-def asked_of(data: Any, split: str, right: Mapping[str, frozenset[str]]) -> list[Any]:
+def asked_of(data: Any, split: str, right: Right) -> list[Any]:
     """The questions of a split whose right documents are known."""
     return [query for query in data.split_queries(split) if right[query.id]]
 
@@ -48,9 +50,7 @@ def _pools(pool: Any, queries: Sequence[Any], depth: int, what: str) -> Iterable
             yield query, list(texts.values())[:depth]
 
 
-def fitted_to(
-    pool: Any, taught: Sequence[Any], right: Mapping[str, frozenset[str]], depth: int, documents: Sequence[Any]
-) -> Any:
+def fitted_to(pool: Any, taught: Sequence[Any], right: Right, depth: int, documents: Sequence[Any]) -> Any:
     """A `WordReranker` fitted to the pool's first `depth` candidates of each question."""
     from medrag_lightning.retrieval.word_reranker_fit import RerankExample, fit_word_reranker
 
@@ -62,7 +62,7 @@ def fitted_to(
     return fit_word_reranker(examples, texts, getattr(pool, "words", None))
 
 
-def held_out(pool: Any, fitted: Any, queries: Sequence[Any], right: Mapping[str, frozenset[str]], depth: int) -> dict[str, Any]:
+def held_out(pool: Any, fitted: Any, queries: Sequence[Any], right: Right, depth: int) -> dict[str, Any]:
     """R@k and MRR of a split's questions in the pool's order and in the new one, with intervals, and the paired difference."""
     import numpy as np
 

@@ -67,8 +67,8 @@ class WordReranker:
         """Reads the file; ValueError where it is not there, or of another version."""
         if not self.path.is_file():
             raise ValueError(
-                f"the re-ranker {self.path} is not there: fit it with python -m medrag_lightning reranker -c DATA, where DATA is "
-                "this configuration, or name another file"
+                f"the re-ranker {self.path} is not there: fit it with python -m medrag_lightning reranker -c DATA (this "
+                "configuration), or name another file"
             )
         told = read_manifest(self.path, FIT_AGAIN)
         if told.get("schema") != SCHEMA or told.get("features") != list(FEATURES):

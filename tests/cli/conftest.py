@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-TOY = """
+TOY = '''
 from __future__ import annotations
 
 import os
@@ -130,7 +130,7 @@ class Data(L.LightningDataModule):
         return DataLoader(torch.ones(4, 3), batch_size=2)
 
     test_dataloader = predict_dataloader = val_dataloader
-"""
+'''
 
 CONFIG = """\
 trainer:

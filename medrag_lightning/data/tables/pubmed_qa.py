@@ -38,15 +38,10 @@ class PubMedQa:
     def __init__(self, path: str, val_share: float | None = 0.2, test_share: float | None = 0.2) -> None:
         if (val_share is None) != (test_share is None):
             raise ValueError("val_share and test_share are numbers, or both null (the file's own split)")
-        if (
-            val_share is not None
-            and test_share is not None
-            and not (min(val_share, test_share) >= 0 and val_share + test_share < 1)
-        ):
-            raise ValueError(
-                f"val_share and test_share must be at least 0 and below 1 together, got {val_share} and {test_share}"
-            )
-        self.path, self.shares = Path(path), None if val_share is None or test_share is None else (val_share, test_share)
+        self.path = Path(path)
+        self.shares = None if val_share is None or test_share is None else (val_share, test_share)
+        if self.shares is not None and not (min(self.shares) >= 0 and sum(self.shares) < 1):
+            raise ValueError(f"val_share and test_share must be at least 0, and below 1 together, got {self.shares}")
         self._queries: list[Query] | None = None
 
     def queries(self) -> list[Query]:
