@@ -63,8 +63,17 @@ class PubMedQa:
         if answer not in CHOICES:
             raise ValueError(f"key 'answer' is {answer!r}; expected yes, no or maybe")
         split = row.split("split") if self.shares is None else _dealt(name, *self.shares)
-        told = {"answer": answer, "choices": CHOICES, "answer_type": AnswerType.CLOSED, "source": "PubMedQA"}
-        return [Query(name, row.text("question"), split=split, relevant_ids=(row.text("gold_doc"),), **told)]
+        query = Query(
+            id=name,
+            question=row.text("question"),
+            answer=answer,
+            choices=CHOICES,
+            answer_type=AnswerType.CLOSED,
+            split=split,
+            source="PubMedQA",
+            relevant_ids=(row.text("gold_doc"),),
+        )
+        return [query]
 
 
 def _dealt(name: str, val_share: float, test_share: float) -> Split:
