@@ -209,6 +209,22 @@ class _Writing:
             "device": self.settings.device,
         }
 
+    def _inside(self, onnx: dict[str, float], corpora: Sequence[Mapping[str, Any]], extras: Sequence[str]) -> dict[str, Any]:
+        """What is in the bundle, and what it needs, for people."""
+        how = {
+            "merged": "a plain Hugging Face folder",
+            "adapter": "a PEFT adapter and its base",
+            "both": "a plain folder; adapter",
+        }
+        return {
+            "system": self.run.system or "retrieved",
+            "reader": f"{how[self.settings.reader]}, {self.dtype}",
+            "evidence": "in the bundle" if self.root == self.bundle else "pointed to",
+            "documents": sum(corpus["documents"] for corpus in corpora),
+            "onnx": f"{len(onnx)} models, least cosine {min(onnx.values()):.6f}" if onnx else "none",
+            "needs": f"medrag-lightning[{','.join(['runtime', *extras])}]",
+        }
+
     def _describe(
         self,
         fingerprints: dict[str, str],
@@ -218,19 +234,7 @@ class _Writing:
         extras: Sequence[str],
     ) -> dict[str, Any]:
         """Writes ``bundle.json``, ``metadata.json`` and the card."""
-        how = {
-            "merged": "a plain Hugging Face folder",
-            "adapter": "a PEFT adapter and its base",
-            "both": "a plain folder; adapter",
-        }
-        inside = {
-            "system": self.run.system or "retrieved",
-            "reader": f"{how[self.settings.reader]}, {self.dtype}",
-            "evidence": "in the bundle" if self.root == self.bundle else "pointed to",
-            "documents": sum(corpus["documents"] for corpus in corpora),
-            "onnx": f"{len(onnx)} models, least cosine {min(onnx.values()):.6f}" if onnx else "none",
-            "needs": f"medrag-lightning[{','.join(['runtime', *extras])}]",
-        }
+        inside = self._inside(onnx, corpora, extras)
         results = card.read_results(self.run.result_folders)
         sources = _added(corpus["sources"] for corpus in corpora)
         data = {**self.run.counts, "documents": inside["documents"], "sources": sources}
