@@ -71,7 +71,7 @@ def read_probes(root: Path) -> tuple[list[Query], list[Told]]:
         kind = AnswerType(row["answer_type"])
         told = row.get("searches")
         searches = None if told is None else tuple((str(corpus), str(words)) for corpus, words in told)
-        whole = {"image": image, "choices": tuple(row["choices"]), "answer_type": kind, "searches": searches}
+        whole: Told = {"image": image, "choices": tuple(row["choices"]), "answer_type": kind, "searches": searches}
         queries.append(Query(**asked, **whole, split=Split.TEST))
         expected.append(row["expected"])
     return queries, expected

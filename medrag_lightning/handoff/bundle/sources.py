@@ -91,7 +91,7 @@ def extras_of(spec: Any) -> list[str]:
 
 def _save_leaf(source: Leaf, bundle: Path, name: str) -> Spec:
     if isinstance(source, LexicalSearch):
-        told = {"words": asdict(source.words), "bm25": asdict(source.bm25)}
+        told: Spec = {"words": asdict(source.words), "bm25": asdict(source.bm25)}
         told |= {"distinct_texts": source.distinct_texts, "corpus": source.corpus}
         return {"kind": "lexical", "top": source.top, **told}
     if isinstance(source, GraphSearch):
