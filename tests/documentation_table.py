@@ -226,6 +226,11 @@ CONFIGS: dict[str, list[How]] = {
         How("srun --kill-on-bad-exit=1 python -m medrag_lightning run jomed", "cli/test_cli_recipe_run.py"),
     ],
     "Reports and texts": [How("yaml", "yaml blocks", says="KnowledgeSearch")],
+    "A corpus on a server, and a graph": [How("yaml", "yaml blocks", says="MilvusSearch")],
+    "Questions whose documents are known": [
+        How(f"{PROGRAM}reranker -c data/pubmedqa", "test_configs.py"),
+        How("--output FILE", "cli/test_cli_reranker.py"),
+    ],
     "What a reader relies on": [
         How("yaml", "afterwards", leaves="runs/mine-001/knowledge.json"),
         option(

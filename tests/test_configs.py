@@ -81,6 +81,9 @@ def test_the_best_weights_of_a_run_serve_the_other_verbs(tmp_path, monkeypatch):
 def test_data_configs_run_one_step(name, medrag_data, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDRAG_DATA", str(medrag_data))
     monkeypatch.chdir(tmp_path)
+    if name == "pubmedqa":  # its source reads what this verb writes
+        main(["reranker", "-c", "data/pubmedqa"])
+        assert Path("runs/pubmedqa_reranker.json").is_file()
     main(["fit", "-c", "stages/reader_raft", "-c", f"data/{name}", *ONE_STEP, *small()])
 
 

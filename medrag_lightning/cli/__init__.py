@@ -17,6 +17,7 @@ ENTRY = {
     "index": ("index", "run_index"),
     "pairs": ("pairs", "run_pairs"),
     "explore": ("explore", "run_explore"),
+    "reranker": ("reranker", "run_reranker"),
     "run": ("run", "run_recipe"),
     "report": ("report", "run_report"),
     "export": ("export", "run_export"),

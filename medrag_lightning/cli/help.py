@@ -4,6 +4,7 @@ import textwrap
 
 from medrag_lightning.cli.config_files import config_folder, short_names
 from medrag_lightning.cli.help_explore import EXPLORE
+from medrag_lightning.cli.help_reranker import RERANKER
 
 _HELP = """\
 medrag_lightning - train multimodal medical retrieval-augmented generation, stage by stage. A research tool.
@@ -19,6 +20,7 @@ verbs:
   index      a search index over an evidence store
   pairs      preference pairs from a score table, to tune a reader on
   explore    what a query generator learns from: searches that an expert writes and judges
+  reranker   a small re-ranker of texts, fitted to training questions whose right documents are known
   run        a recipe: several of these in a row, each its own process, resumable
   report     what a run learned and how it answers: one HTML file that opens offline
   export     a run as one folder, a bundle, that answers elsewhere without the training code, and proves that it answers alike
@@ -137,6 +139,7 @@ pairs were kept. In FOLDER: pairs.arrow, statistics.json, samples.html and sampl
 
 {_FILES}""",
     "explore": f"{EXPLORE}{_FILES}",
+    "reranker": RERANKER + _FILES,
     "report": """\
 usage: python -m medrag_lightning report FOLDER [--output FILE] [--queries N] [--compare FOLDER ...]
 

@@ -28,7 +28,8 @@ def run_verify(arguments: Sequence[str]) -> None:
     if found.faults:
         for fault in found.faults:
             tell(fault, sys.stdout)
-        tell(f"{told.bundle}: {len(found.faults)} faults; do not use it: copy or export it again", sys.stdout)
+        count = len(found.faults)
+        tell(f"{told.bundle}: {count} fault{'' if count == 1 else 's'}; do not use it: copy or export it again", sys.stdout)
         raise SystemExit(FAULTY)
     width = max(len(name) for name, _ in found.inside)
     for name, value in found.inside:

@@ -10,7 +10,7 @@ from medrag_lightning.batches import pixel_sha256
 from medrag_lightning.interfaces import OpenImage
 from medrag_lightning.records import Candidate, Channel, Document, ImageRef, Query, Retrieved
 from medrag_lightning.retrieval.building import Progress, Report
-from medrag_lightning.retrieval.lexical_index import Bm25Settings, LexicalIndex, best_rows, build_index
+from medrag_lightning.retrieval.lexical_index import Bm25Settings, LexicalIndex, best_rows, build_index, copy_index
 from medrag_lightning.retrieval.ranking import leak
 from medrag_lightning.retrieval.store import corpus_fingerprint, rows_with
 from medrag_lightning.retrieval.wording import wording
@@ -70,6 +70,13 @@ class LexicalSearch:
         report = Report("texts read for the lexical index", len(rows), self.on_progress)
         texts = (documents[int(row)].text for row in rows)
         build_index(folder, texts, len(rows), self._split(), self.bm25, self._told(documents), report)
+
+    def prepare_from(self, other: LexicalSearch, documents: Sequence[Document], folder: Path) -> None:
+        """As `prepare`, from the index that `other` has loaded, of the same texts in the same order under other names."""
+        theirs = [other._documents[int(row)].text for row in other._rows]
+        if theirs != [documents[int(row)].text for row in rows_with(documents, "text")]:
+            raise ValueError("a lexical index serves the same texts in the same order only")
+        copy_index(other._opened(), folder, self._told(documents))
 
     def load(self, documents: Sequence[Document], open_image: OpenImage, folder: Path) -> None:
         """Maps the index; refuses one of another corpus or other settings."""

@@ -86,9 +86,10 @@ class LexicalIndex:
             if size != manifest["files"][name]["bytes"]:
                 told = manifest["files"][name]["bytes"]
                 raise ValueError(f"{folder / name} has {size} bytes, its manifest says {told}; {_remedy(folder)}")
+        library = bm25s_library()
         names = {"data_name": DATA, "indices_name": INDICES, "indptr_name": INDPTR}
         try:
-            engine = bm25s_library().BM25.load(
+            engine = library.BM25.load(
                 folder, **names, vocab_name=VOCABULARY, params_name=SETTINGS, mmap=True, show_progress=False
             )
         except (ValueError, KeyError, TypeError, EOFError) as error:
@@ -154,6 +155,18 @@ def build_index(
     told = {"schema": SCHEMA, "fingerprint": fingerprint, "texts": count, "words": len(vocabulary), "files": files}
     write_manifest(folder / MANIFEST, told)
     return LexicalIndex.open(folder)
+
+
+def copy_index(old: LexicalIndex, folder: Path, fingerprint: str) -> LexicalIndex:
+    """Copies an index to `folder`, for the same texts under other names (`fingerprint`); compares every byte."""
+    with refusals_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(old.folder / name, folder / name)
+    write_manifest(folder / MANIFEST, old.manifest | {"fingerprint": fingerprint})
+    made = LexicalIndex.open(folder)
+    made.verify()
+    return made
 
 
 def _spill(

@@ -19,6 +19,7 @@ from medrag_lightning.retrieval.words import Words, WordSettings
 
 SCHEMA = 1
 SENTENCE = re.compile(r"(?<=[.!?;:])\s+")
+FIT_AGAIN = "fit it again: python -m medrag_lightning reranker"
 WINDOW = 24  # words that are looked at together
 FEATURES = (
     "bm25",  # k1 0.9, b 0.4
@@ -45,21 +46,34 @@ class WordReranker:
     no synonyms; a cross-encoder (`models.cross_encoder.CrossEncoder`) does. Fitted by `word_reranker_fit.fit_word_reranker`.
 
     Args:
-        path: the file that `save` wrote.
+        path: the file that the verb `reranker` wrote. Where there is none yet, the first question that is asked is an error.
     """
 
     def __init__(self, path: str) -> None:
-        told = read_manifest(path, "fit the re-ranker again")
-        if told.get("schema") != SCHEMA or told.get("features") != list(FEATURES):
-            raise ValueError(f"{path} holds no re-ranker of this version (schema or features differ); fit it again")
-        self._take(told)
+        self.path = Path(path)
+        self.told: dict[str, Any] = {}
+        if self.path.is_file():
+            self._open()
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> WordReranker:
         """From weights and counts: ``words``, ``texts``, ``mean_words``, ``frequency``, ``mean``, ``scale``, ``weights``."""
         made = cls.__new__(cls)
+        made.path = Path()
         made._take({"schema": SCHEMA, "features": list(FEATURES), **told})
         return made
+
+    def _open(self) -> None:
+        """Reads the file; ValueError where it is not there, or of another version."""
+        if not self.path.is_file():
+            raise ValueError(
+                f"the re-ranker {self.path} is not there: fit it with python -m medrag_lightning reranker -c DATA (this "
+                "configuration), or name another file"
+            )
+        told = read_manifest(self.path, FIT_AGAIN)
+        if told.get("schema") != SCHEMA or told.get("features") != list(FEATURES):
+            raise ValueError(f"{self.path} holds no re-ranker of this version (schema or features differ); {FIT_AGAIN}")
+        self._take(told)
 
     def _take(self, told: Mapping[str, Any]) -> None:
         self.told = dict(told)
@@ -75,10 +89,12 @@ class WordReranker:
 
     def save(self, path: str | Path) -> None:
         """Writes the file, atomically, with its own checksum."""
+        self._needed()
         write_manifest(path, self.told)
 
     def relevance(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """(P,) the weighted sum for each (question, text)."""
+        self._needed()
         standard_PF = (self.features(pairs) - self._mean_F) / self._scale_F
         return (standard_PF @ self._weight_F).astype(np.float32)
 
@@ -99,9 +115,15 @@ class WordReranker:
 
     def fingerprint(self) -> str:
         """Weights, counts and how texts become words."""
+        self._needed()
         if self._fingerprint is None:
             self._fingerprint = fingerprint("word reranker", self.told, self.words.fingerprint())
         return self._fingerprint
+
+    def _needed(self) -> None:
+        """Reads the file now where it was not there when this was made."""
+        if not self.told:
+            self._open()
 
     def _read_text(self, text: str) -> Read:
         words = self.words.split(text)

@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "MimicCxrReports": {"root": "mimic", "views": ["PA"]},
     "Ontology": {"path": "terms.jsonl", "triples": "triples.tsv"},
     "PathVqa": {"root": "p", "files": {"train": "a.jsonl"}},
+    "PubMedQa": {"path": "q.jsonl", "val_share": 0.1, "test_share": 0.3},
     "Slake": {"root": "s", "language": None},
     "TextCorpus": {"path": "t.jsonl", "fields": {"text": "contents"}, "limit": 5},
     "VqaRad": {"path": "v.jsonl", "val_share": 0.1},

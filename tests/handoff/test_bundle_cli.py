@@ -84,7 +84,9 @@ def test_a_run_is_exported_verified_and_asked(run, tmp_path, here, capsys):
     with pytest.raises(SystemExit) as ending:
         main(["verify", str(output)])
     assert ending.value.code == 1
-    assert "bundle.json: changed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "bundle.json: changed" in said
+    assert f"{output}: 1 fault; do not use it" in said
 
 
 def test_a_rival_and_a_tuned_fusion_are_exported(run, tmp_path, here):

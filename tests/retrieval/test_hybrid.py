@@ -234,7 +234,7 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     fitted.save(tmp_path / "one.json")
     text = (tmp_path / "one.json").read_text()
     (tmp_path / "one.json").write_text(text.replace('"texts": 1', '"texts": 2'))
-    with pytest.raises(ValueError, match=r"damaged.*fit the re-ranker again"):
+    with pytest.raises(ValueError, match=r"damaged.*fit it again"):
         WordReranker(str(tmp_path / "one.json"))
     with pytest.raises(ValueError, match=r"finite means"):
         WordReranker.of(told_of(["a b"]) | {"weights": [1.0]})

@@ -13,6 +13,7 @@ from medrag_lightning.data.tables.mimic_cxr import MimicCxrReports
 from medrag_lightning.data.tables.ontology import Ontology
 from medrag_lightning.data.tables.our_jsonl import JsonlCorpus, JsonlQueries
 from medrag_lightning.data.tables.path_vqa import PathVqa
+from medrag_lightning.data.tables.pubmed_qa import PubMedQa
 from medrag_lightning.data.tables.slake import Slake
 from medrag_lightning.data.tables.text_corpus import TextCorpus
 from medrag_lightning.data.tables.vqa_rad import VqaRad
@@ -28,6 +29,7 @@ __all__ = [
     "MimicCxrReports",
     "Ontology",
     "PathVqa",
+    "PubMedQa",
     "Slake",
     "TextCorpus",
     "VqaRad",

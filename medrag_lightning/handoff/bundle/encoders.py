@@ -14,17 +14,23 @@ from torch import nn
 from medrag_lightning.artifacts import write_json
 from medrag_lightning.handoff.bundle.layout import RETRIEVER
 from medrag_lightning.handoff.bundle.merging import merge_into_base
+from medrag_lightning.handoff.bundle.places import forget_places
 from medrag_lightning.handoff.bundle.query_heads import BundledHeads, make_bundled_head
 from medrag_lightning.interfaces import Retriever
 from medrag_lightning.models.dual_encoder import HfDualEncoder
 from medrag_lightning.models.headed_encoder import HeadedEncoder
 from medrag_lightning.models.hf_towers import HfTowers
+from medrag_lightning.models.sentence_encoder import SentenceEncoder
 from medrag_lightning.models.tiny_dual_encoder import TinyDualEncoder
 from medrag_lightning.models.tiny_towers import TinyTowers
 from medrag_lightning.models.trained_encoder import TrainedEncoder
 
 Spec = dict[str, Any]
 WEIGHTS = "model.safetensors"
+_SENTENCES = (
+    *("pooling", "largest_norm", "max_tokens", "max_query_tokens"),
+    *("query_prefix", "document_prefix", "dtype", "batch_size"),
+)
 
 
 def save_encoder(encoder: Any, bundle: Path, name: str) -> Spec:
@@ -41,6 +47,8 @@ def save_encoder(encoder: Any, bundle: Path, name: str) -> Spec:
     elif isinstance(encoder, TinyTowers):
         spec = {"kind": "tiny_towers", "folder": folder, "dim": encoder.dim, "hidden": encoder.hidden}
         save_file(plain_state(encoder), place / WEIGHTS)
+    elif isinstance(encoder, SentenceEncoder):
+        spec = _save_sentences(encoder, bundle, folder)
     else:
         assert isinstance(encoder, HfTowers), "checked before"
         spec = {"kind": "hf_towers", "folder": folder, **_save_towers(encoder, place)}
@@ -52,10 +60,10 @@ def check_encoder(encoder: Any) -> None:
     """ValueError for a kind of encoder that bundles do not know."""
     if isinstance(encoder, HeadedEncoder | TrainedEncoder):
         check_encoder(encoder.encoder)
-    elif not isinstance(encoder, TinyDualEncoder | TinyTowers | HfTowers):
+    elif not isinstance(encoder, TinyDualEncoder | TinyTowers | HfTowers | SentenceEncoder):
         raise ValueError(
             f"a bundle cannot hold an encoder of class {type(encoder).__name__}; it knows TinyDualEncoder, TinyTowers, "
-            "TinyClip, HfDualEncoder, and TrainedEncoder, DistilledEncoder and HeadedEncoder around them"
+            "TinyClip, HfDualEncoder, SentenceEncoder, and TrainedEncoder, DistilledEncoder and HeadedEncoder around them"
         )
 
 
@@ -67,6 +75,22 @@ def load_encoder(spec: Mapping[str, Any], bundle: Path, device: str) -> Retrieve
 def plain_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """All weights and buffers, each with memory of its own, as safetensors wants them."""
     return {name: value.detach().cpu().clone().contiguous() for name, value in module.state_dict().items()}
+
+
+def save_text_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Writes a text model as safetensors, and its tokenizer, without the place that they came from."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    forget_places(folder)
+
+
+def _save_sentences(encoder: SentenceEncoder, bundle: Path, folder: str) -> Spec:
+    """Both encoders, or the one that stands for both, in folders of their own."""
+    save_text_model(*encoder._model(encoder.query, encoder.query_revision), bundle / folder / "query")
+    if encoder.document is not None:
+        save_text_model(*encoder._text_model(), bundle / folder / "document")
+    places = {"query": f"{folder}/query", "document": None if encoder.document is None else f"{folder}/document"}
+    return {"kind": "sentences", **places, **{name: getattr(encoder, name) for name in _SENTENCES}}
 
 
 def _save_towers(encoder: HfTowers, place: Path) -> Spec:
@@ -107,6 +131,12 @@ def _hf_towers(spec: Mapping[str, Any], bundle: Path, device: str) -> Retriever:
     return HfDualEncoder(str(bundle / spec["folder"]), dtype=spec["dtype"], device=device, **sizes)
 
 
+def _sentences(spec: Mapping[str, Any], bundle: Path, device: str) -> Retriever:
+    document = None if spec["document"] is None else str(bundle / spec["document"])
+    told = {name: spec[name] for name in _SENTENCES}
+    return SentenceEncoder(str(bundle / spec["query"]), document, device=device, **told)
+
+
 def _headed(spec: Mapping[str, Any], bundle: Path, device: str) -> Retriever:
     frozen: Any = load_encoder(spec["encoder"], bundle, device)
     heads, mixes = {}, {}
@@ -122,4 +152,5 @@ _LOADERS: dict[str, Callable[[Mapping[str, Any], Path, str], Retriever]] = {
     "tiny_towers": _tiny_towers,
     "hf_towers": _hf_towers,
     "headed": _headed,
+    "sentences": _sentences,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from medrag_lightning.handoff.bundle.proof import ask_in_clean_process
 from medrag_lightning.handoff.bundle.quiet import no_progress_bars
 from medrag_lightning.handoff.bundle.reader_files import check_reader, save_reader, save_weights
 from medrag_lightning.handoff.bundle.request import Run, Settings
-from medrag_lightning.handoff.bundle.sources import check_source, load_source, save_source, searches
+from medrag_lightning.handoff.bundle.source_checks import check_source
+from medrag_lightning.handoff.bundle.sources import extras_of, load_source, save_source, searches, vector_searches
 from medrag_lightning.handoff.bundle.sums import write_sums
 from medrag_lightning.handoff.bundle.swap import put_in_place, refuse_existing, working_folder
 from medrag_lightning.handoff.bundle.system import describe_system, system_schema
@@ -118,21 +119,24 @@ class _Writing:
         self.say("writing encoders, evidence and images")
         source = save_source(self.answerer.source, self.bundle)
         made = load_source(source, self.bundle, self.settings.device)
-        stores = write_corpus(self.answerer.source, made, self.root, self.identities, self.answerer.open_image, self.report)
+        evidence = write_corpus(self.answerer.source, made, self.root, self.identities, self.answerer.open_image, self.report)
         self.identities.write(self.root / layout.KEY)
         write_probes(self.root, self.probes, expected, self.identities, self.answerer._open)
         system = describe_system(self.answerer, spec, source) | {"abstain_below": self.settings.abstain_below}
         write_json(self.bundle / layout.SYSTEM, system)
         write_json(self.bundle / layout.SYSTEM_SCHEMA, system_schema())
-        fingerprints |= {f"encoder {place or 'of the source'}": one.encoder.fingerprint() for place, one in searches(made)}
-        fingerprints |= {"evidence": fingerprint([store.fingerprint for store in stores])}
+        fingerprints |= {
+            f"encoder {place or 'of the source'}": one.encoder.fingerprint() for place, one in vector_searches(made)
+        }
+        fingerprints |= {"evidence": fingerprint([one.fingerprint for one in evidence])}
         fingerprints |= {"questions": self.run.queries_fingerprint}
+        corpora = [one.corpus for one in evidence if one.corpus is not None]
         if self.root != self.bundle:
-            self._point(fingerprints["evidence"], sum(store.manifest["corpus"]["documents"] for store in stores))
-        onnx = self._write_onnx(searches(made))
+            self._point(fingerprints["evidence"], sum(corpus["documents"] for corpus in corpora))
+        onnx = self._write_onnx(vector_searches(made))
         self.say("asking the bundle the same in a clean process")
         parity = self._prove(expected, as_trained)
-        told = self._describe(fingerprints, parity, onnx, [store.manifest["corpus"] for store in stores])
+        told = self._describe(fingerprints, parity, onnx, corpora, extras_of(source))
         write_sums(self.bundle)
         if faults := verify_bundle(self.bundle, None if self.root == self.bundle else self.root).faults:
             raise ValueError(f"the bundle that was written is not sound: {'; '.join(faults[:3])}")
@@ -164,11 +168,17 @@ class _Writing:
         return spec, expected
 
     def _write_onnx(self, made: list[Any]) -> dict[str, float]:
+        """The least cosine of each ONNX model; says of which encoders there is none, and why."""
         if not self.settings.onnx:
             return {}
-        from medrag_lightning.handoff.bundle.onnx_towers import write_onnx
+        from medrag_lightning.handoff.bundle.onnx_towers import unwritten, write_onnx
 
         self.say("writing ONNX models")
+        for place, search in made:
+            if why := unwritten(search.encoder):
+                self.say(f"--onnx: no model of the encoder {place or 'of the source'}: {why}")
+        if not made:
+            self.say("--onnx: nothing to write: no part of the source has an encoder")
         return write_onnx(made, self.bundle)
 
     def _point(self, evidence: str, documents: int) -> None:
@@ -199,22 +209,32 @@ class _Writing:
             "device": self.settings.device,
         }
 
-    def _describe(
-        self, fingerprints: dict[str, str], parity: dict[str, Any], onnx: dict[str, float], corpora: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Writes ``bundle.json``, ``metadata.json`` and the card."""
+    def _inside(self, onnx: dict[str, float], corpora: Sequence[Mapping[str, Any]], extras: Sequence[str]) -> dict[str, Any]:
+        """What is in the bundle, and what it needs, for people."""
         how = {
             "merged": "a plain Hugging Face folder",
             "adapter": "a PEFT adapter and its base",
             "both": "a plain folder; adapter",
         }
-        inside = {
+        return {
             "system": self.run.system or "retrieved",
             "reader": f"{how[self.settings.reader]}, {self.dtype}",
             "evidence": "in the bundle" if self.root == self.bundle else "pointed to",
             "documents": sum(corpus["documents"] for corpus in corpora),
             "onnx": f"{len(onnx)} models, least cosine {min(onnx.values()):.6f}" if onnx else "none",
+            "needs": f"medrag-lightning[{','.join(['runtime', *extras])}]",
         }
+
+    def _describe(
+        self,
+        fingerprints: dict[str, str],
+        parity: dict[str, Any],
+        onnx: dict[str, float],
+        corpora: Sequence[Mapping[str, Any]],
+        extras: Sequence[str],
+    ) -> dict[str, Any]:
+        """Writes ``bundle.json``, ``metadata.json`` and the card."""
+        inside = self._inside(onnx, corpora, extras)
         results = card.read_results(self.run.result_folders)
         sources = _added(corpus["sources"] for corpus in corpora)
         data = {**self.run.counts, "documents": inside["documents"], "sources": sources}

@@ -63,7 +63,10 @@ def _faults(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], wher
     if "$ref" in schema:
         return _faults(value, _resolved(schema["$ref"], root), root, where)
     if "anyOf" in schema:
-        tried = [_faults(value, one, root, where) for one in schema["anyOf"]]
+        fitting = [one for one in schema["anyOf"] if _may_be(value, one, root)]
+        if not fitting:
+            return [f"{where}: {_shown(value['kind'])} is no kind that is known here"]
+        tried = [_faults(value, one, root, where) for one in fitting]
         return [] if any(not faults for faults in tried) else min(tried, key=len)
     faults = []
     kinds = schema.get("type")
@@ -109,6 +112,16 @@ def _range_faults(value: Any, schema: Mapping[str, Any], where: str) -> list[str
     if isinstance(value, str) and not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", math.inf):
         faults.append(f"{where}: a text of {len(value)} characters is too short or too long")
     return faults
+
+
+def _may_be(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
+    """Whether a choice may fit: not where it is of another ``kind``. Else nested choices would be tried without end."""
+    if "$ref" in schema:
+        return _may_be(value, _resolved(schema["$ref"], root), root)
+    if "anyOf" in schema:
+        return any(_may_be(value, one, root) for one in schema["anyOf"])
+    kind = schema.get("properties", {}).get("kind", {})
+    return not ("const" in kind and isinstance(value, dict) and "kind" in value and not _same(value["kind"], kind["const"]))
 
 
 def _resolved(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -44,7 +44,7 @@ def load_bundle(folder: str | Path, device: str = "cpu", corpus: str | Path | No
 def _assembled(bundle: Path, root: Path, device: str) -> Answerer:
     told = read_system(bundle)
     source = load_source(told["source"], bundle, device)
-    documents = read_documents(root, [place for place, _ in searches(source)])
+    documents = read_documents(root, searches(source))
     settings: dict[str, Any] = {} if told["abstain_below"] is None else {"abstain_below": told["abstain_below"]}
     return Answerer(
         HiddenIdentities(source, Identities.read(root / KEY)) if documents else source,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medrag_lightning.handoff.bundle.layout import RETRIEVER
 from medrag_lightning.handoff.bundle.query_heads import BundledHeads
+from medrag_lightning.models.sentence_encoder import SentenceEncoder
 from medrag_lightning.models.tiny_dual_encoder import TinyDualEncoder
 from medrag_lightning.retrieval.source import LiveSearch
 
@@ -43,10 +44,19 @@ def check_onnx_installed() -> None:
         raise ValueError(f"--onnx needs {' and '.join(lacking)}: pip install onnx onnxruntime")
 
 
+def unwritten(encoder: Any) -> str:
+    """In words, why there is no ONNX model of an encoder; empty where there is."""
+    if isinstance(encoder, TinyDualEncoder):
+        return "TinyDualEncoder computes without weights, so that there is nothing to write"
+    if isinstance(encoder, SentenceEncoder):
+        return "SentenceEncoder is a text model of transformers, which its own tools export (optimum-cli export onnx)"
+    return ""
+
+
 def write_onnx(searches: list[tuple[str, LiveSearch]], bundle: Path) -> dict[str, float]:
     """Writes every tower and head below ``retriever/`` and gives the least cosine with torch's vectors, by file.
 
-    An encoder without weights (TinyDualEncoder) has none to write.
+    Some encoders have none to write: `unwritten` says why.
 
     Raises:
         ValueError: a written model gives vectors of cosine below 1 - 1e-4.
@@ -67,7 +77,7 @@ def write_onnx(searches: list[tuple[str, LiveSearch]], bundle: Path) -> dict[str
 
 def _parts(encoder: Any) -> list[tuple[str, Any, dict[str, Tensor], nn.Module]]:
     """Name, function, probe inputs and module of each tower and head."""
-    if isinstance(encoder, TinyDualEncoder):
+    if unwritten(encoder):
         return []
     frozen = encoder.encoder if isinstance(encoder, BundledHeads) else encoder
     pictures = [Image.fromarray(_noise(seed)) for seed in range(3)]

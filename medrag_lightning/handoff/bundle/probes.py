@@ -54,7 +54,8 @@ def write_probes(
         hidden = identities.of_query(query)
         asked = {name: getattr(hidden, name) for name in ("id", "patient_id", "study_id", "question", "answer", "modality")}
         kinds = {"choices": list(query.choices), "answer_type": str(query.answer_type), "number": number}
-        rows.append({**asked, **kinds, "image": image, "expected": told})
+        searches = {} if query.searches is None else {"searches": [list(one) for one in query.searches]}
+        rows.append({**asked, **kinds, **searches, "image": image, "expected": told})
     write_jsonl(root / PROBES, rows)
 
 
@@ -68,7 +69,10 @@ def read_probes(root: Path) -> tuple[list[Query], list[Told]]:
         image = None if row["image"] is None else ImageRef(str(root / row["image"]))
         asked = {name: row[name] for name in ("id", "question", "answer", "patient_id", "study_id", "modality")}
         kind = AnswerType(row["answer_type"])
-        queries.append(Query(**asked, image=image, choices=tuple(row["choices"]), answer_type=kind, split=Split.TEST))
+        told = row.get("searches")
+        searches = None if told is None else tuple((str(corpus), str(words)) for corpus, words in told)
+        whole: Told = {"image": image, "choices": tuple(row["choices"]), "answer_type": kind, "searches": searches}
+        queries.append(Query(**asked, **whole, split=Split.TEST))
         expected.append(row["expected"])
     return queries, expected
 

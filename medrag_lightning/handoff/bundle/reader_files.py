@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +14,12 @@ from medrag_lightning.artifacts import read_json, write_json
 from medrag_lightning.handoff.bundle.encoders import Spec
 from medrag_lightning.handoff.bundle.layout import ADAPTER, BASE, READER, STEERING
 from medrag_lightning.handoff.bundle.merging import merge_reader
+from medrag_lightning.handoff.bundle.places import forget_places
 from medrag_lightning.models.backbones import Pretrained
 from medrag_lightning.models.hf_reader import HfReader
 from medrag_lightning.models.lora import ADAPTER_NAME
 
 How = Literal["merged", "adapter", "both"]
-_PLACES = re.compile(r"^_?name_or_path$|^base_model_name_or_path$")
 
 
 def check_reader(reader: Any, how: How) -> None:
@@ -102,14 +101,6 @@ def innermost(reader: HfReader) -> Any:
     while hasattr(found, "backbone"):
         found = found.backbone
     return found
-
-
-def forget_places(folder: Path) -> None:
-    """Takes out of the JSON files of a folder where on this machine something came from."""
-    for path in sorted(folder.glob("*.json")):
-        told = read_json(path)
-        if isinstance(told, dict) and (names := [name for name in told if _PLACES.match(name)]):
-            write_json(path, {name: value for name, value in told.items() if name not in names})
 
 
 def _save_adapter(reader: HfReader, folder: Path) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 from medrag_lightning.artifacts import sha256_file
 from medrag_lightning.handoff.bundle import layout
 from medrag_lightning.handoff.bundle.json_schema import parse_json_limited, read_json_limited, validate
+from medrag_lightning.handoff.bundle.sqlite_file import check_sqlite
 from medrag_lightning.handoff.bundle.sums import faults_of_sums, files_below
 
 SUFFIXES = frozenset(
-    ".json .jsonl .jinja .md .txt .model .safetensors .npy .arrow .faiss .onnx .png .key".split()  # noqa: SIM905
+    ".json .jsonl .jinja .md .txt .model .safetensors .npy .arrow .faiss .sqlite .onnx .png .key".split()  # noqa: SIM905
 )
 _HEAD_BYTES = 8
 _MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -131,6 +132,8 @@ def _check_file(path: Path) -> None:
         check_safetensors(path)
     elif path.suffix == ".npy":
         check_npy(path)
+    elif path.suffix == ".sqlite":
+        check_sqlite(path)
 
 
 def _check_jsonl(path: Path) -> None:

@@ -19,12 +19,14 @@ from medrag_lightning.handoff.report.sections.attention import attention_section
 from medrag_lightning.handoff.report.sections.cases import cases_section
 from medrag_lightning.handoff.report.sections.comparison import comparison_section
 from medrag_lightning.handoff.report.sections.confidence import confidence_section, suggested
+from medrag_lightning.handoff.report.sections.corpora import citations_section, dropped_section
 from medrag_lightning.handoff.report.sections.curves import curves_section
 from medrag_lightning.handoff.report.sections.evidence import inconsistency_section, ledger_section
 from medrag_lightning.handoff.report.sections.fusion import fusion_section
 from medrag_lightning.handoff.report.sections.gallery import choose, gallery_section
 from medrag_lightning.handoff.report.sections.metrics import headline_of, metrics_section
 from medrag_lightning.handoff.report.sections.noise import knowledge_section, noise_section
+from medrag_lightning.handoff.report.sections.reports import reports_section
 from medrag_lightning.handoff.report.sections.settings import settings_section
 from medrag_lightning.handoff.report.thumbnails import Thumbnails
 from medrag_lightning.handoff.report.world import read_world, started_in
@@ -32,10 +34,12 @@ from medrag_lightning.handoff.report.world import read_world, started_in
 MAX_BYTES = 15_000_000
 RESERVE_BYTES = 200_000
 ABSTENTION = "abstention.json"
-SECTIONS: tuple[Callable[[Material], Section], ...] = (
-    metrics_section, comparison_section, ledger_section, inconsistency_section, confidence_section, gallery_section,
-    cases_section, fusion_section, attention_section, noise_section, knowledge_section, curves_section, settings_section,
+SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
+    metrics_section, reports_section, comparison_section, ledger_section, inconsistency_section, citations_section,
+    dropped_section, confidence_section, gallery_section, cases_section, fusion_section, attention_section, noise_section,
+    knowledge_section, curves_section, settings_section,
 )  # fmt: skip
+"""In this order; None is a part that concerns other runs, and is not missed."""
 Progress = Callable[[str, int, int], None]
 Tile = tuple[str, str, str]
 
@@ -97,7 +101,7 @@ def write_report(folder: Path, options: Options = Options(), progress: Progress 
         material = Material(found, compared, world, names, Thumbnails(world.images), options.queries, options.max_risk)
         if options.remove_each:
             _reread(material, found, options, progress)
-        sections = [make(material) for make in SECTIONS]
+        sections = [made for make in SECTIONS if (made := make(material)) is not None]
         whole = page(*_head(material), sections)
         room = MAX_BYTES - RESERVE_BYTES - len(whole.encode())
         sprite = material.thumbnails.sprite(max(0, room), None if progress is None else lambda a, b: progress("images", a, b))

@@ -14,6 +14,7 @@ from medrag_lightning.handoff.report.section import Section
 MOST_POINTS = 400
 LEAST_POINTS = 2
 NOT_LEARNING = ("samples_per_second", "tokens_per_second", "seconds")
+SHORT = "python -m medrag_lightning fit -c ... --trainer.log_every_n_steps 1"
 FIT = "python -m medrag_lightning fit -c ... (its metrics.csv is read)"
 
 
@@ -23,6 +24,12 @@ def curves_section(material: Material) -> Section:
     runs = [run for run in (*material.found.steps, material.run) if (run.folder / "metrics.csv").is_file()]
     drawn = [(run, shown) for run in runs if (shown := _of(run))]
     if not drawn:
+        short = next((run for run in runs if _trained(run)), None)
+        if short is not None:
+            every = short.setting("trainer", "log_every_n_steps")
+            told = f"; training values come every {every} steps (trainer.log_every_n_steps)" if every else ""
+            why = f"the fit logged fewer than {LEAST_POINTS} values of each metric, too few for a curve{told}"
+            return Section.absent("curves", title, why, SHORT)
         reason = "this run trained nothing" if runs else "the run has no metrics.csv"
         return Section.absent("curves", title, f"{reason}; give the folder of the fit, or of the whole recipe", FIT)
     if len(drawn) == 1:
@@ -46,6 +53,11 @@ def _of(run: Run) -> Html | None:
     first, *others = plots
     more = folded(f"{len(others)} validation metrics", panels(*others), is_open=len(others) <= 6) if others else None
     return joined([panels(first), legend(losses) if losses else None, more])
+
+
+def _trained(run: Run) -> bool:
+    """Whether it is a fit, however short: it logged a training value or kept checkpoints."""
+    return any((run.folder / "checkpoints").glob("*.ckpt")) or any(name.startswith("train/") for name in run.curves())
 
 
 def _plot(title: str, curves: dict[str, Curve]) -> Html:
