@@ -107,19 +107,19 @@ class MedragData(L.LightningDataModule):
         searches: SearchPlan | None = None,
     ) -> None:
         super().__init__()
-        check_names(tables, regimes, rivals or {}, noise, knowledge)
         self.tables, self.corpus, self.source, self.only, self.train_part = tables, corpus, source, only, train_part
         self.pair_tables, self.rivals, self.own_reports = list(pair_tables or []), dict(rivals or {}), list(own_reports or [])
-        self.evidence, self.augmentation, self.max_pixels = evidence, augmentation, max_pixels
+        self.evidence, self.augmentation, self.max_pixels, self.searches = evidence, augmentation, max_pixels, searches
         self.cache_folder, self.regimes = Path(cache_folder), [Regime(name) for name in regimes]
         self.batch_size, self.eval_batch_size, self.num_workers, self.seed = batch_size, eval_batch_size, num_workers, seed
-        self.limits = {Split.TRAIN: max_train_queries, Split.VAL: max_eval_queries, Split.TEST: max_eval_queries}
         self.scoring, self.pairs, self.distillation, self.noise, self.fusion = scoring, pairs, distillation, noise, fusion
-        self.knowledge, self.preference, self.leaks, self.searches = knowledge, preference, leaks, searches
-        self._begin()
+        self.knowledge, self.preference, self.leaks = knowledge, preference, leaks
+        self._begin(max_train_queries, max_eval_queries)
 
-    def _begin(self) -> None:
-        """Nothing has been read, searched or loaded yet."""
+    def _begin(self, most_train: int | None, most_eval: int | None) -> None:
+        """Nothing has been read, searched or loaded yet; settings that contradict each other are refused."""
+        check_names(self.tables, list(map(str, self.regimes)), self.rivals, self.noise, self.knowledge)
+        self.limits = {Split.TRAIN: most_train, Split.VAL: most_eval, Split.TEST: most_eval}
         self._queries: dict[Split, list[Query]] | None = None
         self._documents, self._pair_documents = list[Document](), list[Document]()
         self._retrieved: dict[str, Retrieved] | None = None
