@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from medrag_lightning.cli import main
@@ -37,6 +38,8 @@ def made(folder: Path) -> None:
     write_preferences(folder / "pairs", pairs, {"by": "hand"}, {})
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_generator_is_trained_tuned_tested_and_its_searches_are_searched_with(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     made(tmp_path)

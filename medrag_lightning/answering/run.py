@@ -70,11 +70,8 @@ def answerer_and_data(
         ValueError: as `run_answerer`, or there is no such system.
     """
     stage, data = _instantiate(Path(config), ReaderRaft)
-    if data.searches is not None and data.searches.table is not None and generator is None:
-        raise ValueError(
-            f"{config}: this run searched with what a query generator wrote (data.searches.table), so new questions need that "
-            "generator: Answerer.from_run(..., generator=(its config.yaml, its checkpoint)). A bundle cannot hold one yet"
-        )
+    if generator is None:
+        _refuse_unwritten(config, data)
     if system and system not in data.rivals:
         there = ", ".join(map(repr, data.rivals)) or "none"
         raise ValueError(f"{config}: {system!r} is no system of this run; its data.rivals are: {there}")
@@ -96,6 +93,14 @@ def answerer_and_data(
         generator=None if generator is None else run_search_writer(*generator),
     )
     return answerer, data
+
+
+def _refuse_unwritten(config: str | Path, data: MedragData) -> None:
+    if data.searches is not None and data.searches.table is not None:
+        raise ValueError(
+            f"{config}: this run searched with what a query generator wrote (data.searches.table), so new questions need that "
+            "generator: Answerer.from_run(..., generator=(its config.yaml, its checkpoint)). A bundle cannot hold one yet"
+        )
 
 
 def _instantiate(path: Path, kind: type[AnyStage]) -> tuple[AnyStage, MedragData]:
