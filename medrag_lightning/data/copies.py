@@ -20,7 +20,7 @@ Told = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A document that repeats another, by their ids. `likeness` is the similarity of the pictures; 1 for texts and equal ones."""
+    """A document that repeats another, by their ids. `likeness` is that of pictures; 1 for texts and equal ones."""
 
     removed: str
     kept: str

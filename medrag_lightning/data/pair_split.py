@@ -7,6 +7,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from medrag_lightning.artifacts import counter_rng
+from medrag_lightning.batches import StatedFacts
+from medrag_lightning.data.factual_plan import FactualPlan
 from medrag_lightning.records import Document, Split
 
 
@@ -24,6 +26,7 @@ class PairPlan:
         max_copies: equal texts in up to so many pairs are copies and stay together; in more pairs they are a label or a
             stock phrase, and may stand on both sides.
         seed: of the split alone, so that runs with other seeds are judged by the same pairs.
+        factual: which pairs state the same and are positives of each other; null for copies alone.
     """
 
     val_share: float = 0.1
@@ -32,6 +35,7 @@ class PairPlan:
     max_text_chars: int = 1000
     max_copies: int = 4
     seed: int = 0
+    factual: FactualPlan | None = None
 
     def __post_init__(self) -> None:
         if not (self.val_share > 0 and self.test_share > 0 and self.val_share + self.test_share < 1):
@@ -44,11 +48,12 @@ class PairPlan:
 
 @dataclass(frozen=True, slots=True)
 class KeyedDocument:
-    """A document with its keys: equal keys mean equal pixels, or equal texts."""
+    """A document with its keys: equal keys mean equal pixels, or equal texts. `facts` tells what it states, where asked for."""
 
     document: Document
     image_key: str
     text_key: str
+    facts: StatedFacts | None = None
 
 
 def split_pairs(pairs: Sequence[KeyedDocument], plan: PairPlan) -> dict[Split, list[KeyedDocument]]:
