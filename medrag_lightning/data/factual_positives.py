@@ -8,15 +8,17 @@ other, except those of one patient, study or image, and a document is never its 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from medrag_lightning.records import Document
 
 TRIES = 16
+ROWS_AT_ONCE, PAIRS_AT_ONCE = 2048, 1 << 20
 SLACK = 1e-9  # of thresholds: 2/3 is 0.6666666666666666
 
 
@@ -108,20 +110,33 @@ def joined(sets: Sequence[frozenset[str]], threshold: float) -> list[list[int]]:
     ``|A| - ceil(t |A| / (2 - t)) + 1`` rarest facts of each: only these are looked up.
     """
     often = Counter(fact for one in sets for fact in one)
-    ordered = [sorted(one, key=lambda fact: (often[fact], fact)) for one in sets]
-    holders: dict[str, list[int]] = defaultdict(list)
+    number = {fact: place for place, (fact, _) in enumerate(sorted(often.items(), key=lambda one: (one[1], one[0])))}
+    ordered = [sorted(number[fact] for fact in one) for one in sets]  # the rarest first
+    least = [math.ceil(threshold * len(one) / (2 - threshold) - SLACK) for one in ordered]
+    stated = _table(ordered, len(number))
+    rare = _table([one[: len(one) - few + 1] for one, few in zip(ordered, least, strict=True)], len(number))
+    size_N = np.array([len(one) for one in ordered])
     near: list[list[int]] = [[place] for place in range(len(sets))]
-    for place, facts in enumerate(ordered):
-        least = math.ceil(threshold * len(facts) / (2 - threshold) - SLACK)
-        prefix = facts[: len(facts) - least + 1]
-        seen = {other for fact in prefix for other in holders[fact]}
-        for other in seen:
-            if fact_f1(sets[place], sets[other]) >= threshold - SLACK:
-                near[place].append(other)
-                near[other].append(place)
-        for fact in prefix:
-            holders[fact].append(place)
+    for start in range(0, len(sets), ROWS_AT_ONCE):
+        met = (rare[start : start + ROWS_AT_ONCE] @ rare[: start + ROWS_AT_ONCE].T).tocoo()
+        mine, other = met.row.astype(np.int64) + start, met.col.astype(np.int64)
+        small, large = np.minimum(size_N[mine], size_N[other]), np.maximum(size_N[mine], size_N[other])
+        worth = np.flatnonzero((other < mine) & (2 * small >= (threshold - SLACK) * (small + large)))
+        for part in np.array_split(worth, len(worth) // PAIRS_AT_ONCE + 1):
+            a, b = mine[part], other[part]
+            both = np.asarray(stated[a].multiply(stated[b]).sum(axis=1)).ravel()
+            alike = 2 * both >= (threshold - SLACK) * (size_N[a] + size_N[b])
+            for one, two in zip(a[alike].tolist(), b[alike].tolist(), strict=True):
+                near[one].append(two)
+                near[two].append(one)
     return [sorted(one) for one in near]
+
+
+def _table(rows: Sequence[Sequence[int]], width: int) -> Any:
+    """A sparse matrix with a 1 for each number of each row."""
+    ends = np.cumsum([0, *map(len, rows)])
+    numbers = np.fromiter((number for row in rows for number in row), np.int64, int(ends[-1]))
+    return sparse.csr_matrix((np.ones(len(numbers), np.int32), numbers, ends), shape=(len(rows), width))
 
 
 def _owner(document: Document, place: int, same_patient: bool) -> Hashable:
