@@ -56,7 +56,7 @@ def test_every_file_is_tested_here():
     folders = {"data", "readers", "retrievers", "stages", "recipes"}
     found = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
     assert all(name in known or name.split("/")[0] in folders for name in found)
-    stages = {"critical_layers", "embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"}
+    stages = {"critical_layers", "embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"} | {"retriever_contrastive_factual"}
     stages |= {"retriever_kl", "retriever_kl_small", "retriever_kl_jomed", "fusion_nce", "reader_preference"}
     assert set(names("stages")) <= stages, "a new stage needs a run of its own here"
 

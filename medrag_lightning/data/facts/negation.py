@@ -27,7 +27,14 @@ _BEFORE = (
     ("lacks",),
     ("never",),
 )
-_AFTER = (("is", "absent"), ("are", "absent"), ("was", "absent"), ("ruled", "out"), ("not", "seen"), ("not", "present"))
+_AFTER: tuple[tuple[str, ...], ...] = (
+    ("is", "absent"),
+    ("are", "absent"),
+    ("was", "absent"),
+    ("ruled", "out"),
+    ("not", "seen"),
+    ("not", "present"),
+)
 _AFTER += (("not", "identified"), ("has", "resolved"), ("have", "resolved"), ("is", "excluded"))
 _ENDS = frozenset((*".;:!?\n", "but", "however", "although", "though", "except", "which", "that", "with", "yet", "persistent"))
 _NO_DENIAL = (("no", "change"), ("no", "interval"), ("not", "only"), ("no", "increase"), ("no", "decrease"), ("no", "longer"))
