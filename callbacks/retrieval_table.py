@@ -24,6 +24,8 @@ class RankingStage(Protocol):
     """A stage that ranks image-text pairs: after an evaluation it holds the ranks by system, its own first."""
 
     rankings: dict[str, PairRanks]
+    factual_rankings: dict[str, PairRanks]
+    """The same where pairs that state nearly the same are right answers, too; empty where nobody looked for facts."""
 
 
 class RetrievalTable(L.Callback):
@@ -51,9 +53,15 @@ class RetrievalTable(L.Callback):
         if trainer.is_global_zero:
             table = ranking_table(pl_module.rankings, self.bootstrap)
             folder = Path(self.folder) if self.folder else run_folder(trainer)
-            write_json(folder / "retrieval.json", table.as_json())
+            told = table.as_json()
+            factual = ranking_table(pl_module.factual_rankings, self.bootstrap) if pl_module.factual_rankings else None
+            write_json(folder / "retrieval.json", told if factual is None else told | {"factual": factual.as_json()})
             console = get_console()
-            show(table, console if console.is_terminal else Console(width=WIDTH))
+            console = console if console.is_terminal else Console(width=WIDTH)
+            show(table, console)
+            if factual is not None:
+                console.print("\nwhere a pair that states nearly the same is right, too (pairs.factual)", highlight=False)
+                show(factual, console)
 
 
 def show(table: RankingTable, console: Console) -> None:

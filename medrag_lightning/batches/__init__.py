@@ -24,7 +24,16 @@ from medrag_lightning.batches.reading import (
     Segment,
     split_by_length,
 )
-from medrag_lightning.batches.retrieval import CandidatePool, DistillExample, Embedded, EmbedItem, Pair, PairBatch, pixel_sha256
+from medrag_lightning.batches.retrieval import (
+    CandidatePool,
+    DistillExample,
+    Embedded,
+    EmbedItem,
+    Pair,
+    PairBatch,
+    StatedFacts,
+    pixel_sha256,
+)
 from medrag_lightning.batches.steering import SEGMENTS, AttentionMass, Direction, Steering, SteeringPolicy, TokenRoles
 
 __all__ = [
@@ -48,6 +57,7 @@ __all__ = [
     "ReaderPart",
     "Role",
     "Segment",
+    "StatedFacts",
     "Steering",
     "SteeringPolicy",
     "TokenRoles",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,21 @@ class EmbedItem:
 
 
 @dataclass(frozen=True, slots=True)
+class StatedFacts:
+    """What the text of a pair states, where pairs that state nearly the same are positives of each other (FactMM-RAG).
+
+    Attributes:
+        number_F: int64 numbers of its facts, -1 behind them; F is the same for all pairs of a corpus.
+        threshold: least F1 of two pairs' facts that makes them positives.
+        train: whether they are so in training, too, and not only in what is reported.
+    """
+
+    number_F: NDArray[np.int64]
+    threshold: float
+    train: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """An image and its report, to train a retriever on. Pairs with an equal `text_key` or `image_key` are duplicates.
 
@@ -40,6 +55,7 @@ class Pair:
     image: Image
     text_key: str
     image_key: str
+    facts: StatedFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +66,18 @@ class PairBatch:
         documents: where they come from.
         image, text: what `DualEncoder.image_inputs` and `.text_inputs` gave.
         key_B2: int64 image key and text key of each pair; equal keys mark duplicates.
+        fact_BF: int64 numbers of the facts that each text states (`StatedFacts`); F is 0 where nobody looked for facts.
+        fact_f1: least F1 of facts that makes two pairs positives of each other; None where nobody looked for facts.
+        facts_train: whether they are positives in training, too.
     """
 
     documents: tuple[Document, ...]
     image: Mapping[str, Tensor]
     text: Mapping[str, Tensor]
     key_B2: Tensor
+    fact_BF: Tensor
+    fact_f1: float | None = None
+    facts_train: bool = False
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -70,7 +92,7 @@ class PairBatch:
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
         image, text = ({name: change(value) for name, value in side.items()} for side in (self.image, self.text))
-        return PairBatch(self.documents, image, text, change(self.key_B2))
+        return replace(self, image=image, text=text, key_B2=change(self.key_B2), fact_BF=change(self.fact_BF))
 
 
 @dataclass(frozen=True, slots=True)

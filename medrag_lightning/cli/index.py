@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from medrag_lightning.cli.outcome import tell
 from medrag_lightning.cli.strict_arguments import parse_strictly
+from medrag_lightning.records import Document
 
+SHOWN = 12  # of a list; the store's manifest has all
 KINDS = {"flat": "flat", "bf16": "bf16", "hnsw": "hnsw", "ivfpq": "ivf_pq", "ivf_pq": "ivf_pq"}
 
 
@@ -42,3 +45,17 @@ def _index_of_configs(arguments: Sequence[str]) -> None:
     data = build_data(arguments)
     data.prepare_data()
     tell(str(data.evidence_folder()), sys.stdout)
+    for line in provenance(data.documents()):
+        tell(line, sys.stdout)
+
+
+def provenance(documents: Sequence[Document]) -> list[str]:
+    """Where the documents come from, under which licences, of which modalities: a line each, the most frequent first."""
+    told = [f"{len(documents):,} documents, {sum(document.image is not None for document in documents):,} with an image"]
+    for name, plural in (("source", "sources"), ("license", "licences"), ("modality", "modalities")):
+        counts = Counter(getattr(document, name) or "not stated" for document in documents)
+        listed = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+        shown = [f"{value} {count:,}" for value, count in listed[:SHOWN]]
+        more = [f"{len(listed) - SHOWN} more"] if len(listed) > SHOWN else []
+        told.append(f"{plural}: {', '.join([*shown, *more])}")
+    return told

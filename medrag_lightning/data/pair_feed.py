@@ -11,8 +11,9 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from medrag_lightning.artifacts import counter_rng, fingerprint
-from medrag_lightning.batches import Pair, pixel_sha256
+from medrag_lightning.batches import Pair, StatedFacts, pixel_sha256
 from medrag_lightning.data.augment import Augmentation
+from medrag_lightning.data.factual_positives import FactualPositives
 from medrag_lightning.data.feeds import World
 from medrag_lightning.data.pair_split import KeyedDocument as KeyedDocument
 from medrag_lightning.data.pair_split import PairPlan as PairPlan
@@ -30,8 +31,12 @@ class PairFeed:
 
     def __init__(self, world: World, plan: PairPlan, augmentation: Augmentation | None) -> None:
         self.world, self.plan, self.augmentation = world, plan, augmentation
-        pairs = [_keyed(document, world.open_image) for document in _chosen(world.documents, plan)]
+        chosen = _chosen(world.documents, plan)
+        stated = None if plan.factual is None else plan.factual.stated(chosen)
+        facts = [None] * len(chosen) if stated is None or plan.factual is None else plan.factual.numbered(stated)
+        pairs = [_keyed(document, world.open_image, told) for document, told in zip(chosen, facts, strict=True)]
         self.splits = split_pairs(pairs, plan)
+        self._stated = {} if stated is None else {document.id: one for document, one in zip(chosen, stated, strict=True)}
         texts = {pair.text_key for pair in self.splits[Split.TRAIN]}
         seen = sum(pair.text_key in texts for pair in self.splits[Split.TEST])
         counts = ", ".join(f"{len(members)} {split}" for split, members in self.splits.items())
@@ -39,8 +44,13 @@ class PairFeed:
         self._tell_sizes()
 
     def training(self) -> PairItems:
-        """The pairs to learn from, augmented."""
-        return self._items(Split.TRAIN, self.augmentation)
+        """The pairs to learn from, augmented, some of them with the text of a factual twin."""
+        items = self._items(Split.TRAIN, self.augmentation)
+        if (plan := self.plan.factual) is not None:
+            documents = [pair.document for pair in items.pairs]
+            items.swap_share = plan.swap_share
+            items.twins = plan.positives(documents, [self._stated[document.id] for document in documents])
+        return items
 
     def validation(self, alone: bool) -> list[PairItems]:
         """The pairs held out for validation."""
@@ -68,7 +78,10 @@ class PairFeed:
 
 
 class PairItems(Dataset[list[Pair]]):
-    """Pairs with their images opened."""
+    """Pairs with their images opened; `swap_share` of the samples have the text of one of their `twins`."""
+
+    swap_share = 0.0
+    twins: FactualPositives | None = None
 
     def __init__(
         self,
@@ -93,8 +106,17 @@ class PairItems(Dataset[list[Pair]]):
         if self.augmentation is not None:
             rng = counter_rng(self.seed, "pair augmentation", key.epoch, found.document.id)
             image = self.augmentation.apply(image, rng)
-        document = replace(found.document, text=found.document.text[: self.max_text_chars])
-        return Pair(document, image, found.text_key, found.image_key)
+        says = self._says(key, found)
+        document = replace(found.document, text=says.document.text[: self.max_text_chars])
+        return Pair(document, image, says.text_key, found.image_key, says.facts)
+
+    def _says(self, key: SampleKey, found: KeyedDocument) -> KeyedDocument:
+        """Whose text stands with the image: its own, or that of another pair that states nearly the same."""
+        if self.twins is None or not self.swap_share:
+            return found
+        rng = counter_rng(self.seed, "factual twin", key.epoch, found.document.id)
+        twin = self.twins.draw(key.place, rng) if rng.random() < self.swap_share else None
+        return found if twin is None else self.pairs[twin]
 
 
 def _chosen(documents: Sequence[Document], plan: PairPlan) -> list[Document]:
@@ -111,12 +133,12 @@ def _chosen(documents: Sequence[Document], plan: PairPlan) -> list[Document]:
     return pairs if plan.per_modality else chosen
 
 
-def _keyed(document: Document, open_image: OpenImage) -> KeyedDocument:
+def _keyed(document: Document, open_image: OpenImage, facts: StatedFacts | None) -> KeyedDocument:
     image = _image_of(document)
     at = (str(image), Path(image.path).stat().st_mtime_ns)
     if at not in _pixels:
         _pixels[at] = pixel_sha256(open_image(image))
-    return KeyedDocument(document, _pixels[at], fingerprint(" ".join(document.text.lower().split())))
+    return KeyedDocument(document, _pixels[at], fingerprint(" ".join(document.text.lower().split())), facts)
 
 
 def _image_of(document: Document) -> ImageRef:

@@ -7,6 +7,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from medrag_lightning.artifacts import counter_rng
+from medrag_lightning.batches import StatedFacts
+from medrag_lightning.data.factual_plan import FactualPlan
 from medrag_lightning.records import Document, Split
 
 
@@ -28,6 +30,7 @@ class PairPlan:
         max_copies: equal texts in up to so many pairs are copies and stay together; in more pairs they are a label or a
             stock phrase, and may stand on both sides.
         seed: of the split alone, so that runs with other seeds are judged by the same pairs.
+        factual: which pairs state the same and are positives of each other; null for copies alone.
     """
 
     val_share: float = 0.1
@@ -39,6 +42,7 @@ class PairPlan:
     val_size: int | None = None
     test_size: int | None = None
     per_modality: bool = False
+    factual: FactualPlan | None = None
 
     def __post_init__(self) -> None:
         if any(size is not None and size < 1 for size in (self.val_size, self.test_size)):
@@ -65,11 +69,12 @@ class PairPlan:
 
 @dataclass(frozen=True, slots=True)
 class KeyedDocument:
-    """A document with its keys: equal keys mean equal pixels, or equal texts."""
+    """A document with its keys: equal keys mean equal pixels, or equal texts. `facts` tells what it states, where asked for."""
 
     document: Document
     image_key: str
     text_key: str
+    facts: StatedFacts | None = None
 
 
 def split_pairs(pairs: Sequence[KeyedDocument], plan: PairPlan) -> dict[Split, list[KeyedDocument]]:

@@ -5,6 +5,7 @@ from medrag_lightning.interfaces.exploring import (
     ExploreTask,
     JudgeTask,
 )
+from medrag_lightning.interfaces.mining import FactExtractor
 from medrag_lightning.interfaces.reading import (
     AttentionReader,
     Processor,
@@ -44,6 +45,7 @@ __all__ = [
     "DualEncoder",
     "Expert",
     "ExploreTask",
+    "FactExtractor",
     "Feed",
     "JudgeTask",
     "LearnedFusion",

@@ -1,7 +1,14 @@
 """Losses as pure functions: float32 inside, formula, reduction and perfect value stated."""
 
 from medrag_lightning.losses.answers import answer_nll
-from medrag_lightning.losses.contrastive import ContrastiveKind, clip_softmax, contrastive_loss, duplicates, siglip
+from medrag_lightning.losses.contrastive import (
+    ContrastiveKind,
+    clip_softmax,
+    contrastive_loss,
+    duplicates,
+    factual_twins,
+    siglip,
+)
 from medrag_lightning.losses.distillation import (
     Gold,
     Prior,
@@ -43,6 +50,7 @@ __all__ = [
     "confidence_labels",
     "contrastive_loss",
     "duplicates",
+    "factual_twins",
     "gold_score",
     "in_chunks",
     "info_nce",

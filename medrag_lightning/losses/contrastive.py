@@ -3,7 +3,8 @@
 `clip_softmax` and `siglip` are the definitions. `contrastive_loss` gives the same value and gradient without ever holding
 the B x B similarities: it goes through blocks of rows, whose gradients have a closed form, and over all processes.
 
-    logit_ij = exp(log_scale) * image_i . text_j + bias       positive_ij: pair j has the image or the text of pair i
+    logit_ij = exp(log_scale) * image_i . text_j + bias       positive_ij: pair j has the image or the text of pair i, or
+                                                              (where facts are told) states nearly the same
 """
 
 from __future__ import annotations
@@ -58,6 +59,22 @@ def duplicates(mine_B2: Tensor, other_B2: Tensor) -> Tensor:
     return (mine_B2[:, None, 0] == other_B2[None, :, 0]) | (mine_B2[:, None, 1] == other_B2[None, :, 1])
 
 
+def factual_twins(mine_BF: Tensor, other_BF: Tensor, least_f1: float) -> Tensor:
+    """True where the facts of two pairs have an F1, ``2 |both| / (|mine| + |other|)``, of at least `least_f1`.
+
+    Args:
+        mine_BF, other_BF: int64 numbers of the facts of each pair, each once, -1 behind them; no facts are like nothing.
+        least_f1: in (0, 1].
+    """
+    numbers, place = torch.unique(torch.cat([mine_BF, other_BF]), return_inverse=True)
+    stated = torch.zeros(len(place), max(len(numbers), 1), device=place.device)
+    stated.scatter_(1, place, 1.0)
+    stated[:, : int((numbers < 0).sum())] = 0  # sorted, so what stands for nothing comes first
+    mine, other = stated[: len(mine_BF)], stated[len(mine_BF) :]
+    total = mine.sum(dim=1)[:, None] + other.sum(dim=1)[None]
+    return (2 * mine @ other.T >= least_f1 * total - 1e-4) & (mine.sum(dim=1)[:, None] > 0) & (other.sum(dim=1)[None] > 0)
+
+
 def contrastive_loss(
     kind: ContrastiveKind,
     image_BD: Tensor,
@@ -67,6 +84,7 @@ def contrastive_loss(
     bias: Tensor | None = None,
     block_rows: int | None = None,
     processes: int = 1,
+    fact_f1: float | None = None,
 ) -> Tensor:
     """`clip_softmax` or `siglip` over the pairs of all processes, `block_rows` rows of similarities at a time.
 
@@ -76,15 +94,17 @@ def contrastive_loss(
     Args:
         kind: which loss.
         image_BD, text_BD: unit vectors of this process's pairs.
-        key_B2: int64 image and text keys of this process's pairs; equal ones are positives.
+        key_B2: int64 image and text keys of this process's pairs; equal ones are positives. With `fact_f1` more columns follow,
+            as many in every process: the numbers of the facts that each pair states (`factual_twins`).
         log_scale: log of the inverse temperature.
         bias: added to every logit; for `siglip` only.
         block_rows: rows of the similarity matrix that are held at a time; None for all.
         processes: of `torch.distributed`'s default group; 1 if there is none.
+        fact_f1: least F1 of the facts of two pairs that makes them positives; None for keys alone.
     """
     if (kind == "siglip") != (bias is not None):
         raise ValueError(f"loss {kind!r} {'needs a' if kind == 'siglip' else 'has no'} bias")
-    settings = _Settings(kind, block_rows or max(1, len(key_B2)), processes)
+    settings = _Settings(kind, block_rows or max(1, len(key_B2)), processes, fact_f1)
     loss: Tensor = _Blockwise.apply(image_BD, text_BD, log_scale, bias, key_B2, settings)  # type: ignore[no-untyped-call]
     return loss
 
@@ -94,6 +114,7 @@ class _Settings:
     kind: ContrastiveKind
     block_rows: int
     processes: int
+    fact_f1: float | None
 
 
 class _Blockwise(torch.autograd.Function):
@@ -112,6 +133,7 @@ class _Blockwise(torch.autograd.Function):
         """Loss and gradients of this process's rows; gradients of vectors are summed over processes."""
         with torch.autocast(image_BD.device.type, enabled=False):
             sums = _Sums.of(image_BD, text_BD, key_B2, settings.processes)
+            sums.fact_f1 = settings.fact_f1
             for rows in sums.blocks(settings.block_rows):
                 if settings.kind == "clip":
                     sums.add_softmax(rows, log_scale.float())
@@ -140,6 +162,7 @@ class _Sums:
         self.grad_image_BD, self.grad_text_BD = torch.zeros_like(image_BD), torch.zeros_like(text_BD)
         self.loss, self.grad_log_scale, self.grad_bias = (image_BD.new_zeros(()) for _ in range(3))
         self.total_pairs = len(key_B2)
+        self.fact_f1: float | None = None
 
     @classmethod
     def of(cls, image_BD: Tensor, text_BD: Tensor, key_B2: Tensor, processes: int) -> _Sums:
@@ -159,7 +182,7 @@ class _Sums:
 
     def add_softmax(self, rows: slice, log_scale: Tensor) -> None:
         """Half of the rows' loss as images among texts, and half as texts among images."""
-        target = _spread(duplicates(self.key_B2[rows], self.key_B2)) / 2
+        target = _spread(self._positive(rows)) / 2
         sides = [(self.image_BD, self.text_BD), (self.text_BD, self.image_BD)]
         grads = [(self.grad_image_BD, self.grad_text_BD), (self.grad_text_BD, self.grad_image_BD)]
         for (mine, other), (grad_mine, grad_other) in zip(sides, grads, strict=True):
@@ -170,7 +193,7 @@ class _Sums:
 
     def add_sigmoid(self, rows: slice, log_scale: Tensor, bias: Tensor) -> None:
         """The rows' images against all texts."""
-        sign = duplicates(self.key_B2[rows], self.key_B2).float().mul_(2).sub_(1)
+        sign = self._positive(rows).float().mul_(2).sub_(1)
         scaled = log_scale.exp() * self.image_BD[rows] @ self.text_BD.T
         signed = sign * (scaled + bias)
         self.loss += functional.softplus(-signed).sum()
@@ -187,6 +210,13 @@ class _Sums:
         grad = grad.mul_(log_scale.exp())
         grad_mine[rows].addmm_(grad, other)
         grad_other.addmm_(grad.T, mine[rows])
+
+    def _positive(self, rows: slice) -> Tensor:
+        """Which pairs are positives of the rows."""
+        found = duplicates(self.key_B2[rows], self.key_B2)
+        if self.fact_f1 is None:
+            return found
+        return found | factual_twins(self.key_B2[rows, 2:], self.key_B2[:, 2:], self.fact_f1)
 
     def grads_of_own(self, processes: int) -> tuple[Tensor, Tensor]:
         """Gradients of this process's vectors, from the rows of all processes."""

@@ -19,6 +19,8 @@ BLOCK_ROWS = 512
 
 Places = NDArray[np.int64]
 Vectors = NDArray[np.float32]
+Alike = Callable[[slice], NDArray[np.bool_]]
+"""From some of the N pairs to (rows, N): which pairs are right answers to theirs, beside copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,12 @@ class RankingTable:
         }
 
 
-def rank_pairs(image_ND: Vectors, text_ND: Vectors, key_N2: Places, cluster_N: Sequence[str]) -> PairRanks:
+def rank_pairs(
+    image_ND: Vectors, text_ND: Vectors, key_N2: Places, cluster_N: Sequence[str], alike: Alike | None = None
+) -> PairRanks:
     """Ranks all N pairs by the product of their vectors; equal image keys (column 0) or text keys (column 1) are duplicates.
+
+    With `alike` the texts and images of pairs that are alike (that state the same) are right answers as well.
 
     Raises:
         ValueError: the numbers of rows differ.
@@ -82,8 +88,8 @@ def rank_pairs(image_ND: Vectors, text_ND: Vectors, key_N2: Places, cluster_N: S
     if len(counts) != 1:
         raise ValueError(f"vectors, keys and clusters must be of the same pairs, got {sorted(counts)} rows")
     found = {
-        "image_to_text": _search(image_ND, text_ND, key_N2[:, 0], key_N2[:, 1]),
-        "text_to_image": _search(text_ND, image_ND, key_N2[:, 1], key_N2[:, 0]),
+        "image_to_text": _search(image_ND, text_ND, key_N2[:, 0], key_N2[:, 1], alike),
+        "text_to_image": _search(text_ND, image_ND, key_N2[:, 1], key_N2[:, 0], alike),
     }
     return PairRanks(
         {name: rank_N for name, (rank_N, _, _) in found.items()},
@@ -146,9 +152,13 @@ def ranking_table(systems: Mapping[str, PairRanks], settings: Bootstrap | None =
     return RankingTable(tuple(rows), tuple(differences), len(first), tuple(_notes(rows, differences, first)))
 
 
-def _search(asking_ND: Vectors, asked_ND: Vectors, asking_key_N: Places, asked_key_N: Places) -> tuple[Places, Places, int]:
+def _search(
+    asking_ND: Vectors, asked_ND: Vectors, asking_key_N: Places, asked_key_N: Places, alike: Alike | None
+) -> tuple[Places, Places, int]:
     """Rank of the best right answer and number of right answers of each pair, and the number of different answers."""
     _, first, answer_N = np.unique(asked_key_N, return_index=True, return_inverse=True)
+    order_N = np.argsort(answer_N, kind="stable")
+    begin_U = np.searchsorted(answer_N[order_N], np.arange(len(first)))
     right_of: dict[int, set[int]] = defaultdict(set)
     for key, answer in zip(asking_key_N.tolist(), answer_N.tolist(), strict=True):
         right_of[key].add(answer)
@@ -158,6 +168,8 @@ def _search(asking_ND: Vectors, asked_ND: Vectors, asking_key_N: Places, asked_k
         right_FN = np.zeros(score_FN.shape, np.bool_)
         for row, key in enumerate(asking_key_N[start : start + BLOCK_ROWS].tolist()):
             right_FN[row, list(right_of[key])] = True
+        if alike is not None:
+            right_FN |= np.logical_or.reduceat(alike(slice(start, start + BLOCK_ROWS))[:, order_N], begin_U, axis=1)
         best_F1 = np.where(right_FN, score_FN, -np.inf).max(axis=1, keepdims=True)
         ranks[start : start + BLOCK_ROWS] = 1 + ((score_FN >= best_F1) & ~right_FN).sum(axis=1)
         counts[start : start + BLOCK_ROWS] = right_FN.sum(axis=1)

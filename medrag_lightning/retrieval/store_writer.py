@@ -158,6 +158,7 @@ class StoreWriter:
                 "pixels_sha256": fingerprint(self._image_sha256),
                 "sources": _counts(document.source for document in self.documents),
                 "licenses": _counts(document.license for document in self.documents),
+                "modalities": _counts(document.modality or "" for document in self.documents),
             },
             "embeddings": {"metric": METRIC, "dtype": self.dtype, "dim": self.dim}
             | {side: len(self._rows[side]) for side in SIDES},

@@ -25,7 +25,8 @@ TRAINED, UNTRAINED, CHANCE = "trained", "untrained", "_chance"
 class RetrieverContrastive(Stage):
     """Trains a dual encoder on the image-text pairs of the corpus; which are held out, the data module's `pairs` says.
 
-    Pairs with the same image or the same text are positives of each other. With `chunk_size` a batch may be of any size: the
+    Pairs with the same image or the same text are positives of each other, and with the data module's `pairs.factual` those
+    that state nearly the same. With `chunk_size` a batch may be of any size: the
     towers see that many pairs at a time (GradCache), for one more forward pass.
 
     Args:
@@ -71,6 +72,7 @@ class RetrieverContrastive(Stage):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(init_temperature)))
         self.bias = nn.Parameter(torch.tensor(init_bias)) if loss == "siglip" else None
         self.rankings: dict[str, PairRanks] = {}
+        self.factual_rankings: dict[str, PairRanks] = {}
         self._vectors: dict[str, list[PairVectors]] = {}
         self._others: dict[str, Any] = {}  # no submodules: they are not part of what is saved
         self._prepared = self._told_chance = False
@@ -99,7 +101,9 @@ class RetrieverContrastive(Stage):
         image_BD = self._through(self.encoder.image_vectors, batch.image)
         text_BD = self._through(self.encoder.text_vectors, batch.text)
         settings = (self.log_scale, self.bias, self.chunk_size, self.trainer.world_size)
-        loss = contrastive_loss(self.loss, image_BD, text_BD, batch.key_B2, *settings)
+        keys, least = batch.key_B2, batch.fact_f1 if batch.facts_train else None
+        keys = keys if least is None else torch.cat([keys, batch.fact_BF], dim=1)
+        loss = contrastive_loss(self.loss, image_BD, text_BD, keys, *settings, fact_f1=least)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch), sync_dist=self.trainer.world_size > 1)
         self.log("train/temperature", (-self.log_scale.detach()).exp(), batch_size=len(batch))
         return loss
@@ -133,7 +137,7 @@ class RetrieverContrastive(Stage):
         self._embed(batch)
 
     def on_test_epoch_end(self) -> None:
-        """As validation; `rankings` keeps the ranks of both encoders for the callback that reports them."""
+        """As validation; `rankings` and `factual_rankings` keep the ranks of both encoders for the report."""
         self._finish("test")
         self._others = {}
 
@@ -178,7 +182,11 @@ class RetrieverContrastive(Stage):
         found = {name: PairVectors.gathered(parts, self.trainer.world_size) for name, parts in self._vectors.items()}
         self._vectors = {}
         self.rankings = {name: vectors.ranks() for name, vectors in found.items()}
+        factual = {name: vectors.factual_ranks() for name, vectors in found.items()}
+        self.factual_rankings = {name: ranks for name, ranks in factual.items() if ranks is not None}
         numbers = ranking_summary(self.rankings[TRAINED])
+        if TRAINED in self.factual_rankings:
+            numbers |= {f"factual_{name}": value for name, value in ranking_summary(self.factual_rankings[TRAINED]).items()}
         chance = {name: value for name, value in numbers.items() if name.endswith(CHANCE)}
         if phase == "val" and not self._told_chance:
             told = ", ".join(f"{name.removesuffix(CHANCE)} {value:.3f}" for name, value in chance.items())

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from medrag_lightning.data.augment import Augmentation
+from medrag_lightning.data.facts import TermFacts
+from medrag_lightning.data.factual_plan import FactualPlan
 from medrag_lightning.data.feeds import World
 from medrag_lightning.data.pair_feed import PairFeed, PairPlan
 from medrag_lightning.data.pair_split import KeyedDocument, split_pairs
@@ -195,3 +197,28 @@ def test_training_pairs_are_augmented_alike_each_time_and_evaluation_pairs_never
     assert held[[SampleKey(0, 0)]][0].image.tobytes() == held[[SampleKey(1, 0)]][0].image.tobytes()
     with pytest.raises(ValueError, match="stage embed"):
         feed.prediction()
+
+
+def test_twins_lend_their_texts_and_held_out_texts_are_never_lent(world):
+    """Four texts state the same two facts in other words; the swapped text is a training pair's, drawn anew each epoch."""
+    words = ["Edema and effusion.", "Effusions, oedema.", "oedema, pleural fluid", "Pleural effusion; edema"]
+    documents = [dataclasses.replace(d, text=f"{words[n % 4]} Film {n}") for n, d in enumerate(world.documents[:30])]
+    changed = dataclasses.replace(world, documents=documents)
+    plan = PairPlan(0.2, 0.2, factual=FactualPlan(TermFacts(), 0.75, 2, swap_share=0.5))
+    items = PairFeed(changed, plan, None).training()
+    keys = [SampleKey(place, epoch) for epoch in range(4) for place in range(len(items))]
+    pairs = items[keys]
+    own = {pair.document.id: pair.document.text for pair in items.pairs}
+    swapped = [pair for pair in pairs if pair.document.text != own[pair.document.id]]
+    assert 0.3 < len(swapped) / len(pairs) < 0.7
+    assert {pair.document.text for pair in pairs} <= set(own.values())
+    texts = {pair.document.text: pair.text_key for pair in items.pairs}
+    assert all(pair.text_key == texts.get(pair.document.text, pair.text_key) for pair in pairs)
+    assert [pair.document.text for pair in items[keys]] == [pair.document.text for pair in pairs]
+    held = PairFeed(changed, plan, None).test()[0]
+    assert all(pair.document.text == changed.documents[int(pair.document.id[1:])].text for pair in held[[SampleKey(0, 0)]])
+    assert pairs[0].facts.number_F.tolist() == [0, 1]
+
+
+def test_without_a_plan_no_pair_has_facts(world):
+    assert PairFeed(world, PairPlan(), None).training()[[SampleKey(0, 0)]][0].facts is None

@@ -14,6 +14,10 @@ from medrag_lightning.interfaces import Table
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "CaptionPairs": {"path": "c.csv", "image_root": "i", "missing_images": "skip"},
+    "DistinctCorpus": {
+        "tables": [{"class_path": "medrag_lightning.data.tables.TextCorpus", "init_args": {"path": "t.jsonl"}}],
+        "texts": True,
+    },
     "ImageFolderMetadata": {"metadata": "m.csv", "class_names": {"nv": "melanocytic nevi"}},
     "IuXray": {"annotation": "a.json", "images_per_study": "first"},
     "JsonlCorpus": {"path": "c.jsonl", "fields": {"patient_id": "patient"}, "splits": ["train"]},

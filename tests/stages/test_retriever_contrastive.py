@@ -1,5 +1,6 @@
 """The contrastive stage on the toy: it learns, resumes, hands over its weights, and chunks change nothing."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 from toy import data, trainer
 
 from callbacks.retrieval_table import RetrievalTable
+from medrag_lightning.data.facts import TermFacts
+from medrag_lightning.data.factual_plan import FactualPlan
 from medrag_lightning.data.pair_feed import PairPlan
 from medrag_lightning.models.dual_encoder import HfDualEncoder
 from medrag_lightning.models.tiny_clip import TinyClip
@@ -145,3 +148,22 @@ def test_settings_that_make_no_sense_are_refused(tmp_path):
     with pytest.raises(ValueError, match="stage embed"):
         trainer(tmp_path).predict(module, datamodule=pairs(tmp_path))
     assert HfDualEncoder("anything").freeze == "all"
+
+
+def test_pairs_that_state_the_same_are_positives_and_right_answers(tmp_path, capsys):
+    """All texts of the toy say a colour: with one fact for two colours, each is as good as the other."""
+    facts = TermFacts({"warm": ["red", "grey"], "cold": ["green", "blue"]})
+    metrics = {}
+    for in_batch in (True, False):
+        plan = PairPlan(0.2, 0.2, factual=FactualPlan(facts, 1.0, 1, in_batch))
+        module = stage(init_temperature=0.1)
+        run = fit(tmp_path, module, epochs=12, data_settings={"pairs": plan})
+        run = trainer(tmp_path, callbacks=[RetrievalTable(resamples=50)])
+        metrics[in_batch] = run.test(module, datamodule=pairs(tmp_path, pairs=plan), verbose=False)[0]
+    told = json.loads((tmp_path / "retrieval.json").read_text(encoding="utf-8"))
+    assert "states nearly the same" in capsys.readouterr().out
+    assert set(told["factual"]) == {"pairs", "rows", "differences", "notes"}
+    assert metrics[False]["test/image_to_text_recall@1"] == 1  # colours are told apart
+    assert metrics[True]["test/image_to_text_recall@1"] < 1  # nothing tells them apart any more
+    assert metrics[True]["test/factual_image_to_text_recall@1"] == 1
+    assert module.factual_rankings["trained"].right_N["image_to_text"].max() == 2

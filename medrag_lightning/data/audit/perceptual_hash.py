@@ -74,7 +74,7 @@ def twins(images: Thumbnails, pool: Thumbnails) -> list[Twin]:
         near_BN = _fine(images, pool, rows_B, place_BN)
         for row, places, near in zip(rows_B, place_BN, near_BN, strict=True):
             order = np.argsort(-near)
-            small_N = _held(np.minimum(images.side_px_N[row], pool.side_px_N[places])) < FINE
+            small_N = held_frequencies(np.minimum(images.side_px_N[row], pool.side_px_N[places])) < FINE
             limit_N = _limit(near[order], small_N, len(pool))
             found += [Twin(int(row), int(places[n]), float(near[n])) for n in order if near[n] >= limit_N[n]]
     return found
@@ -88,7 +88,7 @@ def _limit(near: Floats, small_N: NDArray[np.bool_], pool_size: int) -> NDArray[
     return np.clip(stands_out, POSSIBLE, CERTAIN)
 
 
-def _held(side_px: NDArray[np.int64]) -> NDArray[np.int64]:
+def held_frequencies(side_px: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many frequencies a side an image of that shorter side holds."""
     return np.clip((side_px * HELD_SHARE).astype(np.int64), 4, FINE)
 
@@ -97,10 +97,10 @@ def _nearest(images: Thumbnails, pool: Thumbnails) -> Iterator[tuple[int, NDArra
     """Blocks of rows, each with its first row and the pool rows that are nearest by coarse coefficients."""
     if not len(pool):
         return
-    pool_parts = _parts(_signs(pool.grey_NHW, COARSE))
+    pool_parts = _parts(soft_signs(pool.grey_NHW, COARSE))
     count = min(NEIGHBOURS, len(pool))
     for start in range(0, len(images), BLOCK_ROWS):
-        mine = _parts(_signs(images.grey_NHW[start : start + BLOCK_ROWS], COARSE))
+        mine = _parts(soft_signs(images.grey_NHW[start : start + BLOCK_ROWS], COARSE))
         near_BP = _mirrored([a @ b.T for a, b in zip(mine, pool_parts, strict=True)])
         yield start, np.argpartition(-near_BP, count - 1, axis=1)[:, :count]
 
@@ -109,16 +109,16 @@ def _fine(images: Thumbnails, pool: Thumbnails, rows_B: NDArray[np.int64], place
     """Similarity of rows and pool rows by as many coefficients as the smaller image of each pair holds."""
     near_BN = np.zeros(place_BN.shape, np.float32)
     side_BN = np.minimum(images.side_px_N[rows_B][:, None], pool.side_px_N[place_BN])
-    held_BN = _held(side_BN)
+    held_BN = held_frequencies(side_BN)
     for held in np.unique(held_BN):
         a, b = np.nonzero(held_BN == held)
-        mine = _parts(_signs(images.grey_NHW[rows_B], int(held)))
-        theirs = _parts(_signs(pool.grey_NHW[place_BN[a, b]], int(held)))
+        mine = _parts(soft_signs(images.grey_NHW[rows_B], int(held)))
+        theirs = _parts(soft_signs(pool.grey_NHW[place_BN[a, b]], int(held)))
         near_BN[a, b] = _mirrored([np.einsum("nd,nd->n", m[a], t) for m, t in zip(mine, theirs, strict=True)])
     return near_BN
 
 
-def _signs(grey_NHW: NDArray[np.uint8], frequencies: int) -> Floats:
+def soft_signs(grey_NHW: NDArray[np.uint8], frequencies: int) -> Floats:
     """Soft signs of the first frequencies of each side, of length 1 in all; the mean grey level is left out."""
     side = grey_NHW.shape[1]
     basis_KH = _cosines(side)[:frequencies]
