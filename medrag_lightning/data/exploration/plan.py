@@ -42,9 +42,9 @@ class ExplorationPlan:
         pairs_per_query: of a question, at most.
         pairs: ``mixed`` draws a bad search of every corpus for the side that is not preferred, as published, so a pair mixes
             which corpus with which words; ``one_corpus`` changes the preferred side in one corpus alone.
-        no_support: a question whose searches all found nothing that supports its answer teaches nothing (``drop``, as published),
-            or to search nowhere (``leave_out``): then a generator learns which questions need no documents, as far as the expert
-            can be trusted to have found what there is.
+        no_support: what a question teaches whose searches all found nothing that supports its answer: ``drop``, nothing, as
+            published; ``leave_out``, to search nowhere. Then a generator learns which questions need no documents, as far as the
+            expert can be trusted to have found what there is.
         splits: whose questions are explored.
         batch_size: questions that the expert is given at once; an interruption loses no more than these.
         samples: questions written out to look at, with what was found and said; 0 for none.
