@@ -43,7 +43,7 @@ class ExplorationPlan:
         pairs: ``mixed`` draws a bad search of every corpus for the side that is not preferred, as published, so a pair mixes
             which corpus with which words; ``one_corpus`` changes the preferred side in one corpus alone.
         no_support: what a question teaches whose searches all found nothing that supports its answer: ``drop``, nothing, as
-            published; ``leave_out``, to search nowhere: a generator then learns which questions need no documents, as far as the
+            published; ``leave_out``, to search nowhere: a generator learns which questions need no documents, as far as the
             expert can be trusted to have found what there is.
         splits: whose questions are explored.
         batch_size: questions that the expert is given at once; an interruption loses no more than these.
