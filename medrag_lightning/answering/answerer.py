@@ -77,9 +77,9 @@ class Answerer:
         self.collate = RaftCollator(reader.processor, template, one_per_prompt, training=False, steering=steered)
         self._asked: dict[ImageRef, Image] = {}
         self.generator = generator
-        for module in (reader, None if generator is None else generator.reader):
-            if isinstance(module, torch.nn.Module):
-                module.eval()
+        for one in [reader] if generator is None else [reader, generator.reader]:
+            if isinstance(one, torch.nn.Module):
+                one.eval()
         source.load(documents, self._open, folder)
 
     @property
