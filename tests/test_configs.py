@@ -56,7 +56,8 @@ def test_every_file_is_tested_here():
     folders = {"data", "readers", "retrievers", "stages", "recipes"}
     found = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml")}
     assert all(name in known or name.split("/")[0] in folders for name in found)
-    stages = {"critical_layers", "embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"} | {"retriever_contrastive_factual"}
+    stages = {"critical_layers", "embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"}
+    stages |= {"retriever_contrastive_factual"}
     stages |= {"retriever_kl", "retriever_kl_small", "retriever_kl_jomed", "fusion_nce", "reader_preference"}
     assert set(names("stages")) <= stages, "a new stage needs a run of its own here"
 
@@ -121,6 +122,13 @@ def test_calibration_finds_the_layers_of_a_reader_and_a_test_reads_them(tmp_path
     steered += ["--data.init_args.regimes=[retrieved]", f"--ckpt_path={weights}", "--trainer.default_root_dir=test"]
     main(["test", *raft[:-1], *steered])
     assert Path("test/results.json").exists()
+
+
+def test_factual_positives_train_a_step_on_the_stage_s_own_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["-c", "data/minihospital_sparse", "-c", "stages/retriever_contrastive_factual", "--data.init_args.batch_size=8"]
+    main(["fit", *command, "--trainer.max_steps=1", "--trainer.limit_val_batches=1"])
+    assert '"factual"' in next(Path("runs").glob("*-001/retrieval.json")).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["tiny_towers", *names("retrievers")])

@@ -12,7 +12,7 @@ from medrag_lightning.data.rows import Row, parse_rows, shorten
 from medrag_lightning.records import Document
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Labelled:
     id: str
     labels: frozenset[str]
