@@ -80,6 +80,10 @@ def measure(world: World, table: ScoreTable, split: Split, ks: Sequence[int], re
     if not queries:
         told = ", ".join(f"{count} {why}" for why, count in kept.items()) or "the split is empty"
         raise ValueError(f"no {split} question can be calibrated on: {told}")
+    most = max(len(world.retrieved[query.id].candidates) for query in queries)
+    if max(ks) > most:
+        told = f"no {split} question has {max(ks)} candidates, the most are {most}"
+        raise ValueError(f"{told}; leave it out of the numbers to choose among, or have data.source find more")
     rows = _Rows(world, table, reading)
     try:
         said_KN = [[rows.said(query, k) for query in queries] for k in ks]
