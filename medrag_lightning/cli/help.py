@@ -38,7 +38,6 @@ your own data and model: name config files; later ones win, and --KEY VALUE wins
 
 all of JOMED on that hospital, in some minutes: contrastive retriever, reader, score table, two distilled heads, one table
   python -m medrag_lightning run jomed
-
 where results go: a new numbered folder under runs/, or --trainer.default_root_dir FOLDER
   config.yaml (everything that was set), metrics.csv, plots, predictions, checkpoints/
 
