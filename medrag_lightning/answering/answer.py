@@ -47,6 +47,7 @@ class Answer:
         abstained: whether the system declines to answer: `probability` is under the threshold, or there is no answer.
         reason: why it abstained, in words; empty where it did not.
         seconds: how long each step took: ``retrieve``, ``encode``, ``read``.
+        guarantee: what is known of its risk, in words, where the system is calibrated; empty otherwise.
     """
 
     text: str | None
@@ -59,6 +60,7 @@ class Answer:
     abstained: bool = False
     reason: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    guarantee: str = ""
 
     @classmethod
     def of(

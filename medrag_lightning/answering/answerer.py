@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
 
 from medrag_lightning.answering.answer import Answer
+from medrag_lightning.answering.calibrated import calibrated_answer
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import Example, ReaderBatch, Steering, pixel_sha256
+from medrag_lightning.calibration import Calibration
 from medrag_lightning.data.examples import example_of
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.interfaces import CandidateSource, OpenImage, Reader
@@ -25,6 +28,7 @@ from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
 from medrag_lightning.reading.search_writer import SearchWriter
 from medrag_lightning.reading.steered_systems import steered_systems
 from medrag_lightning.records import AnswerType, Candidate, Document, ImageRef, Query, Regime, Split, shares_identity
+from medrag_lightning.score_files import documents_fingerprint
 
 MOST_CHARS, MOST_CHOICES = 10_000, 1000
 
@@ -48,6 +52,8 @@ class Answerer:
             validation questions (the verb `report` suggests one), never on those of the test.
         generator: writes what to ask each corpus before the source is asked (stage `query_generator`), as it did for the
             questions of a test with `data.searches.table`; None asks every corpus with the question.
+        calibration: how many candidates are read, when none are searched for, and when it abstains (verb `calibrate`), in
+            place of `abstain_below`. It must have been made with this source, reader, prompt, corpus and evidence.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Answerer:
         steering: Steering | None = None,
         abstain_below: float | None = None,
         generator: SearchWriter | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
@@ -81,6 +88,37 @@ class Answerer:
             if isinstance(one, torch.nn.Module):
                 one.eval()
         source.load(documents, self._open, folder)
+        self._calibrated = (template, evidence, fusion, documents)
+        self.calibration = calibration
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What says how many candidates are read, and when it abstains; None for all, and `abstain_below`.
+
+        Raises:
+            ValueError: when it is set to one of another system, or beside `abstain_below`.
+        """
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        """Sets it."""
+        if calibration is not None:
+            if self.abstain_below is not None or self.batch_reader.closed != "scored":
+                raise ValueError("a calibration says itself when to abstain, by scored answers: leave abstain_below out")
+            calibration.check(**self._about())
+        self._calibration = calibration
+
+    def _about(self) -> dict[str, Any]:
+        template, evidence, fusion, documents = self._calibrated
+        return {
+            "reader": self.reader.fingerprint(),
+            "template": template.fingerprint(),
+            "source": self.source.fingerprint(),
+            "corpus": documents_fingerprint(documents),
+            "evidence": evidence,
+            "fusion": asdict(fusion) if evidence == "one_per_prompt" else None,
+        }
 
     @property
     def abstain_below(self) -> float | None:
@@ -140,29 +178,38 @@ class Answerer:
 
     def answer(self, query: Query) -> Answer:
         """Answers a query whose image, if it has one, `open_image` opens."""
+        if self.calibration is not None:
+            return calibrated_answer(self.calibration, lambda k, below: self._answered(query, k, below))
+        return self._answered(query, None, self.abstain_below)
+
+    def _answered(self, query: Query, k: int | None, abstain_below: float | None) -> Answer:
+        """The answer with the first k candidates, or with all that there are."""
         start = time.perf_counter()
-        example = self.example(query)
+        example = self.example(query, k)
         found = time.perf_counter()
         batch = self.encode(example).to(self._device())
         encoded = time.perf_counter()
         (reading,) = self.batch_reader.read(batch)
         seconds = {"retrieve": found - start, "encode": encoded - found, "read": time.perf_counter() - encoded}
         shown = batch.examples[0].candidates
-        return Answer.of(reading.prediction, shown, self.low_margin, self.abstain_below, seconds)
+        return Answer.of(reading.prediction, shown, self.low_margin, abstain_below, seconds)
 
-    def example(self, query: Query) -> Example:
-        """The query with its candidates and all images opened; with a generator, the query has what it wrote.
+    def example(self, query: Query, k: int | None = None) -> Example:
+        """The query with its candidates, the first k where k is given, and all images opened; with a generator, the query has
+        what it wrote. Nothing is searched for k = 0.
 
         Raises:
             ValueError: a candidate shares an identity with the query.
         """
+        if k == 0:
+            return example_of(query, Regime.NONE, (), self._open)
         if self.generator is not None:
             (written,) = self.generator.write([query], [None if query.image is None else self._open(query.image)])
             query = replace(query, searches=written.first())
         (found,) = self.source.retrieve([query])
         for candidate in found.candidates:
             _refuse_leak(query, candidate)
-        return example_of(query, Regime.RETRIEVED, found.candidates, self._open)
+        return example_of(query, Regime.RETRIEVED, found.candidates[:k], self._open)
 
     def encode(self, example: Example) -> ReaderBatch:
         """The prompts that the reader gets to see, encoded."""

@@ -20,6 +20,8 @@ def answer_as_text(answer: Answer) -> str:
         lines.append("choices: " + ", ".join(f"{choice} {_share(logp)}" for choice, logp in _ranked(answer)))
     lines.append("evidence:" if answer.citations else "evidence: none")
     lines += [_citation_line(place, citation) for place, citation in enumerate(answer.citations, start=1)]
+    if answer.guarantee:
+        lines.append(f"calibrated: {answer.guarantee}")
     lines += [f"beware: {_printable(warning)}" for warning in answer.warnings]
     if answer.seconds:
         parts = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in answer.seconds.items())
@@ -39,6 +41,7 @@ def answer_as_json(answer: Answer) -> dict[str, Any]:
         else dict.fromkeys(answer.choices),
         "evidence": [_citation_row(citation) for citation in answer.citations],
         "warnings": list(answer.warnings),
+        **({"guarantee": answer.guarantee} if answer.guarantee else {}),
         "seconds": {step: round(seconds, 4) for step, seconds in answer.seconds.items()},
         "note": NOTE,
     }

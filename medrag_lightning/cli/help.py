@@ -3,6 +3,7 @@
 import textwrap
 
 from medrag_lightning.cli.config_files import config_folder, short_names
+from medrag_lightning.cli.help_calibrate import CALIBRATE
 from medrag_lightning.cli.help_explore import EXPLORE
 from medrag_lightning.cli.help_reranker import RERANKER
 
@@ -21,6 +22,7 @@ verbs:
   pairs      preference pairs from a score table, to tune a reader on
   explore    what a query generator learns from: searches that an expert writes and judges
   reranker   a small re-ranker of texts, fitted to training questions whose right documents are known
+  calibrate  how many candidates to read, and when to abstain, so that a risk is kept with a guarantee
   run        a recipe: several of these in a row, each its own process, resumable
   report     what a run learned and how it answers: one HTML file that opens offline
   export     a run as one folder, a bundle, that answers elsewhere without the training code, and proves that it answers alike
@@ -36,7 +38,6 @@ your own data and model: name config files; later ones win, and --KEY VALUE wins
 
 all of JOMED on that hospital, in some minutes: contrastive retriever, reader, score table, two distilled heads, one table
   python -m medrag_lightning run jomed
-
 where results go: a new numbered folder under runs/, or --trainer.default_root_dir FOLDER
   config.yaml (everything that was set), metrics.csv, plots, predictions, checkpoints/
 
@@ -138,8 +139,9 @@ It prints how many questions were right under each condition, how many met the c
 pairs were kept. In FOLDER: pairs.arrow, statistics.json, samples.html and samples.jsonl to look at, and manifest.json.
 
 {_FILES}""",
-    "explore": f"{EXPLORE}{_FILES}",
+    "explore": EXPLORE + _FILES,
     "reranker": RERANKER + _FILES,
+    "calibrate": CALIBRATE + _FILES,
     "report": """\
 usage: python -m medrag_lightning report FOLDER [--output FILE] [--queries N] [--compare FOLDER ...]
 

@@ -107,7 +107,7 @@ def _of_pools(search: Schema) -> dict[str, Schema]:
     return {
         "hybrid": of_object(hybrid),
         "reranked": of_object({"kind": {"const": "reranked"}, "pool": search, **read}),
-        "selected": of_object({"kind": {"const": "selected"}, "pool": search, "rule": of_class(Selection)}),
+        "selected": of_object({"kind": {"const": "selected"}, "pool": search, "rule": of_class(Selection, ["calibration"])}),
     }
 
 

@@ -44,7 +44,7 @@ def save_source(source: Any, bundle: Path, name: str = "encoder") -> Spec:
         pool, fusion = save_source(source.pool, bundle, name), save_fusion(source.fusion, bundle, name)
         return {"kind": "fused", "pool": pool, "fusion": fusion, "top": source.top, "candidates": source.candidates}
     if isinstance(source, SelectedSearch):
-        return {"kind": "selected", "pool": save_source(source.pool, bundle, name), "rule": asdict(source.rule)}
+        return {"kind": "selected", "pool": save_source(source.pool, bundle, name), "rule": asdict(source.rule.settled())}
     if isinstance(source, RerankedSearch):
         pool, reranker = save_source(source.pool, bundle, name), save_reranker(source.reranker, bundle, name)
         told = {"keep": source.keep, "candidates": source.candidates, "corpus": source.corpus}
