@@ -118,9 +118,7 @@ class LivePeer:
 
 
 def _part(example: Example, part: slice) -> Example:
-    return Example(
-        example.query, example.regime, example.candidates[part], example.query_image, example.candidate_images[part]
-    )
+    return Example(example.query, example.regime, example.candidates[part], example.query_image, example.candidate_images[part])
 
 
 def score_once(bench: Bench, folder: Path) -> ScoreTable:

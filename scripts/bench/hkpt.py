@@ -22,31 +22,15 @@ images) of that mean. Lower is better for
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from medrag_lightning import metrics
 from medrag_lightning.metrics import Unit, cluster_of
-from medrag_lightning.metrics.bootstrap import Floats, Statistic
 
 sys.path.insert(0, str(Path(__file__).parent))
-from over_seeds import (  # type: ignore[import-not-found]
-    FLOORS,
-    Rows,
-    cell,
-    constant_rows,
-    interval,
-    macro_f1,
-    mean_of,
-    over,
-    predictions,
-    tell_recipe,
-    test_queries,
-)
+from over_seeds import FLOORS, constant_rows, tell_recipe, test_queries  # type: ignore[import-not-found]
+from reliance import SHOWN, asked, print_accuracy, print_differences, print_reliance  # type: ignore[import-not-found]
 
 STEPS = {
     "before tuning": "test_before",
@@ -60,12 +44,8 @@ STEPS = {
     "no robustness": "test_no_kr",
 }
 PAIRS = {"KB-PT": "tune_kb_pt", "RAG-PT": "tune_rag_pt", "HKPT v1": "tune_hkpt_v1", "HKPT v2": "pairs"}
-HALF = 0.5
-SHOWN = ("MD", "KUD", "KID", "over-reliance")
+SPOILT = ("irrelevant", "contradicting")
 OWN_METRIC = {"no cross-modality": "MD", "no utilisation": "KUD", "no robustness": "KID"}
-Asked = dict[str, Rows]
-"""Predictions of one run by how it was asked: `own`, `none`, a variant, or a kind of noise at one half."""
-Bools = NDArray[np.bool_]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -81,131 +61,20 @@ def report(data: str, seeds: Sequence[int], folder: Path) -> dict[str, Any]:
     clusters = cluster_of(queries.values(), Unit.PATIENT)
     ids = sorted(runs["SFT"][0]["own"])
     print(f"\n### {data}: {len(ids)} closed test questions, seeds {', '.join(map(str, seeds))}\n")
-    told: dict[str, Any] = {"questions": len(ids), "systems": _print_accuracy(runs, ids, clusters)}
+    told: dict[str, Any] = {"questions": len(ids), "systems": print_accuracy(runs, ids, clusters)}
     for name, value in (constant_rows(places[0] / "test") | FLOORS.get(data.removesuffix("_texts"), {})).items():
         print(f"| floor: {name} | {value:.3f} | | | |")
-    told["reliance"] = _print_reliance(runs, ids, clusters)
-    told["differences"] = _print_differences(runs, ids, clusters)
+    told["reliance"] = print_reliance(runs, [*SHOWN, *SPOILT], ids, clusters)
+    told["differences"] = print_differences(runs, _compared(), ["accuracy", *SHOWN, *SPOILT], ids, clusters)
     told["pairs"] = _print_pairs(places)
     return told
 
 
-def asked(place: Path) -> Asked:
-    """The closed, answered test predictions of a run, by how they were asked."""
-    found: Asked = {}
-    for row in predictions(place, asked_again=True):
-        if row["choices"] and row["gold"] is not None and not row["system"]:
-            how = _how(row)
-            if how is not None:
-                found.setdefault(how, {})[row["query_id"]] = row
-    return found
-
-
-def _how(row: Mapping[str, Any]) -> str | None:
-    if row["variant"]:
-        return str(row["variant"])
-    if row["noise"]:
-        return str(row["noise"]["kind"]) if row["noise"]["share"] == HALF else None
-    return {"retrieved": "own", "none": "none"}.get(row["regime"])
-
-
-def _right(run: Asked, how: str, ids: Sequence[str]) -> tuple[Bools, Bools]:
-    """Whether each question is right when asked so, and whether it was."""
-    rows = run.get(how, {})
-    return np.array([name in rows and rows[name]["correct"] for name in ids]), np.array([name in rows for name in ids])
-
-
-def shares(run: Asked, ids: Sequence[str]) -> dict[str, tuple[Floats, Floats]]:
-    """For each metric (N,) what counts and what it is counted among, as 0 and 1."""
-    (own, _), (none, was_none) = _right(run, "own", ids), _right(run, "none", ids)
-    other, was_other = _right(run, "other_image", ids)
-    any_wrong = ~own
-    for variant in ("without_reports", "without_documents"):
-        right, was = _right(run, variant, ids)
-        any_wrong |= was & ~right
-    made: dict[str, tuple[NDArray[Any], Bools]] = {
-        "accuracy": (own, np.ones_like(own)),
-        "MD": (other & own, own & was_other),
-        "KUD": (~own & ~none, ~none & was_none),
-        "KID": (any_wrong & none, none),
-        "over-reliance": (~own & none, ~own & was_none),
-    }
-    for kind in ("irrelevant", "contradicting"):
-        right, was = _right(run, kind, ids)
-        made[kind] = (own.astype(float) - right) * was, was
-    return {name: (top.astype(float), bottom.astype(float)) for name, (top, bottom) in made.items() if bottom.any()}
-
-
-def _statistic(runs: Sequence[Asked], name: str, ids: Sequence[str]) -> Statistic | None:
-    """The mean over seeds of a share."""
-    each = [shares(run, ids).get(name) for run in runs]
-    if any(one is None for one in each):
-        return None
-    mean: Statistic = mean_of([over(*one) for one in each if one is not None])
-    return mean
-
-
-def _minus(mine: Statistic, theirs: Statistic) -> Statistic:
-    def statistic(weights_FN: Floats) -> Floats:
-        return mine(weights_FN) - theirs(weights_FN)
-
-    return statistic
-
-
-def _print_accuracy(runs: Mapping[str, Sequence[Asked]], ids: Sequence[str], clusters: Mapping[str, str]) -> dict[str, Any]:
-    print("| system | accuracy | macro-F1 | calibration error | without evidence |\n|---|---|---|---|---|")
-    units, told = [clusters[name] for name in ids], {}
-    for name, of in runs.items():
-        own = [{query: run["own"][query] for query in ids} for run in of]
-        calibration = mean_of([_calibration(rows, ids) for rows in own])
-        bare = mean_of([over(_right(run, "none", ids)[0].astype(float), np.ones(len(ids))) for run in of])
-        told[name] = {
-            "accuracy": interval(_known(_statistic(of, "accuracy", ids)), units),
-            "macro-F1": macro_f1(own, ids, units),
-            "calibration_error": interval(calibration, units),
-            "without_evidence": interval(bare, units),
-        }
-        print(f"| {name} | " + " | ".join(cell(value) for value in told[name].values()) + " |")
-    return told
-
-
-def _known(statistic: Statistic | None) -> Statistic:
-    assert statistic is not None, "every question was asked"
-    return statistic
-
-
-def _calibration(rows: Rows, ids: Sequence[str]) -> Statistic:
-    confidence = [float(np.exp(max(rows[name]["logp_nats"]))) for name in ids]
-    return metrics.expected_calibration_error(confidence, [float(rows[name]["correct"]) for name in ids])
-
-
-def _print_reliance(runs: Mapping[str, Sequence[Asked]], ids: Sequence[str], clusters: Mapping[str, str]) -> dict[str, Any]:
-    names = [*SHOWN, "irrelevant", "contradicting"]
-    print("\n| lower is better | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
-    units, told = [clusters[name] for name in ids], {}
-    for name, of in runs.items():
-        found = {metric: _statistic(of, metric, ids) for metric in names}
-        told[name] = {metric: None if one is None else interval(one, units) for metric, one in found.items()}
-        print(f"| {name} | " + " | ".join(cell(told[name][metric]) or "not computed" for metric in names) + " |")
-    return told
-
-
-def _print_differences(runs: Mapping[str, Sequence[Asked]], ids: Sequence[str], clusters: Mapping[str, str]) -> dict[str, Any]:
-    """Paired differences: tuned minus SFT, and each ablation minus the whole."""
-    names = ["accuracy", *SHOWN, "irrelevant", "contradicting"]
-    print("\n| paired difference | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
-    units, told = [clusters[name] for name in ids], {}
+def _compared() -> list[tuple[str, str]]:
+    """Tuned minus SFT, HKPT minus the others, and each ablation minus the whole."""
     pairs = [("SFT", "before tuning"), *((name, "SFT") for name in ("KB-PT", "RAG-PT", "HKPT v1", "HKPT v2"))]
     pairs += [("HKPT v2", other) for other in ("before tuning", "KB-PT", "RAG-PT", "HKPT v1")]
-    pairs += [(name, "HKPT v2") for name in OWN_METRIC]
-    for mine, theirs in pairs:
-        row: dict[str, Any] = {}
-        for metric in names:
-            both = _statistic(runs[mine], metric, ids), _statistic(runs[theirs], metric, ids)
-            row[metric] = None if both[0] is None or both[1] is None else interval(_minus(both[0], both[1]), units)
-        told[f"{mine} - {theirs}"] = row
-        print(f"| {mine} minus {theirs} | " + " | ".join(cell(row[metric], True) or "not computed" for metric in names) + " |")
-    return told
+    return [*pairs, *((name, "HKPT v2") for name in OWN_METRIC)]
 
 
 def _print_pairs(places: Sequence[Path]) -> dict[str, Any]:

@@ -73,7 +73,9 @@ def run_recipe(recipe: str, data: str, seed: int, folder: Path, more: Sequence[s
     return launch(command, place)
 
 
-def tell_recipe(recipe: str, description: str | None, report: Report, argv: Sequence[str] | None) -> None:
+def tell_recipe(
+    recipe: str, description: str | None, report: Report, argv: Sequence[str] | None, compared: str | None = None
+) -> None:
     """The whole of a script about a recipe: runs what is not there yet, prints `report` of each data set, then the JSON line.
 
     Args:
@@ -81,13 +83,17 @@ def tell_recipe(recipe: str, description: str | None, report: Report, argv: Sequ
         description: for ``--help``.
         report: of one data set.
         argv: the command line; None for the process's own.
+        compared: the recipe that ``--compared`` runs instead.
     """
     parser = arguments(description, f"runs/{recipe}", "short names of configs/data files", "run")
+    if compared is not None:
+        parser.add_argument("--compared", dest="recipe", action="store_const", const=compared, help=f"run {compared} instead")
+    parser.set_defaults(recipe=recipe)
     parser.add_argument("--only_run", action="store_true", help="run, and leave the tables to a later call")
     asked = parser.parse_args(argv)
     figures: dict[str, Any] = {}
     for data in asked.data:
-        seconds = [run_recipe(recipe, data, seed, asked.folder, asked.more) for seed in asked.seeds]
+        seconds = [run_recipe(asked.recipe, data, seed, asked.folder, asked.more) for seed in asked.seeds]
         if not asked.only_run:
             figures[data] = report(data, asked.seeds, asked.folder) | {"seconds": seconds}
     print(json.dumps(figures))

@@ -11,7 +11,9 @@ import pytest
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 
 
-@pytest.mark.parametrize(("script", "recipe"), [("hkpt", "hkpt_compared"), ("jomed", "jomed"), ("mrrag", "mrrag")])
+@pytest.mark.parametrize(
+    ("script", "recipe"), [("heterorag", "heterorag"), ("hkpt", "hkpt_compared"), ("jomed", "jomed"), ("mrrag", "mrrag")]
+)
 def test_scripts_run_their_own_recipe(script, recipe, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(BENCH))
     over_seeds = importlib.import_module("over_seeds")
