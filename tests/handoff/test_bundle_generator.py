@@ -54,7 +54,13 @@ def system(world, folder, adapter=False, generator=None, **settings):
 
 @pytest.mark.parametrize(
     ("how", "adapter", "dtype"),
-    [("merged", False, None), ("merged", True, None), ("merged", True, "bfloat16"), ("adapter", True, None), ("both", True, None)],
+    [
+        ("merged", False, None),
+        pytest.param("merged", True, None, marks=pytest.mark.slow),
+        ("merged", True, "bfloat16"),
+        ("adapter", True, None),
+        pytest.param("both", True, None, marks=pytest.mark.slow),
+    ],
 )
 def test_it_writes_the_same_searches_in_a_bundle(world, tmp_path, here, monkeypatch, how, adapter, dtype):
     if how == "merged" and not adapter:  # once in a process where no training package can be imported
@@ -73,7 +79,8 @@ def test_it_writes_the_same_searches_in_a_bundle(world, tmp_path, here, monkeypa
     assert "the searches that are written" in (bundle / "MODEL_CARD.md").read_text()
     queries, expected = read_probes(bundle)
     assert all(query.searches is None for query in queries), "a probe that brings searches proves nothing of the generator"
-    after = {query.question: load.searches for query, load in zip(queries, map(load_bundle(bundle).answer, queries), strict=True)}
+    loaded = load_bundle(bundle)
+    after = {query.question: loaded.answer(query).searches for query in queries}
     assert after == {question(word): searches_for(word) for word in WORDS}
     assert {json.dumps(one["searches"]) for one in expected} == {json.dumps(searches_for(word)) for word in WORDS}
     assert (bundle / "generator" / ("adapter" if how == "adapter" else "reader")).is_dir()

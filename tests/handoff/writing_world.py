@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -33,17 +33,25 @@ def searches_for(word: str) -> tuple[tuple[str, str], ...]:
 @cache
 def _trained(adapter: bool) -> HfReader:
     small = {"hidden": 32, "layers": 1, "heads": 2, "vision_hidden": 32, "vision_layers": 1, "image_side_px": 32}
-    lora = LoraSettings(rank=2, alpha=4) if adapter else None
+    lora = LoraSettings(rank=8, alpha=16) if adapter else None
     made = HfReader(TinyBackbone(**{**small, "vocabulary": 320, "dropout": 0.0}), lora)
     texts = [format_searches({"book": [f"{word} is"]}, CORPORA) for word in WORDS]
     made.prepare([*texts, *map(question, WORDS), "search:"] * 4)
-    queries = [replace(Query(word, question(word), None), searches=searches_for(word)) for word in WORDS]
+    if adapter:  # over a base that asks for another word
+        _learn(made, [*WORDS[1:], WORDS[0]], "base", 5e-3)
+    _learn(made, WORDS, "lora" if adapter else "base", 2e-2 if adapter else 5e-3)
+    return made.requires_grad_(False).eval()
+
+
+def _learn(made: HfReader, asked: Sequence[str], which: str, lr: float) -> None:
+    told = zip(WORDS, asked, strict=True)
+    queries = [Query(word, question(word), None, searches=searches_for(other)) for word, other in told]
     batch = SearchCollator(made.processor, TEMPLATE, CORPORA, training=True)(
         [Example(query, Regime.NONE, (), None) for query in queries]
     )
-    made.requires_grad_(True)
-    optimizer = torch.optim.AdamW([p for p in made.parameters() if p.is_floating_point()], lr=5e-3)
-    for _ in range(200):
+    mine = [p.requires_grad_() for name, p in made.named_parameters() if ("lora_" in name) == (which == "lora")]
+    optimizer = torch.optim.AdamW(mine, lr=lr)
+    for _ in range(300):
         losses = [-made.token_logp(part.prompts, part.rows).sum() for part in batch.parts]
         optimizer.zero_grad()
         total = sum(losses[1:], losses[0])
@@ -51,7 +59,7 @@ def _trained(adapter: bool) -> HfReader:
         optimizer.step()
         if float(total.detach()) < 0.6:
             break
-    return made.requires_grad_(False).eval()
+    made.requires_grad_(False)
 
 
 def writer(adapter: bool = False) -> SearchWriter:
