@@ -42,17 +42,9 @@ def read_run(
     chosen = checkpoint_of(config.parent, checkpoint)
     tuned = None if fusion is None else read_fusion(Path(fusion))
     answerer, data = answerer_and_data(config, chosen, tuned, system, generator, without_generator)
-    searched = searches_of(data) is not None
-    if not searched and (generator is not None or without_generator):
-        option = "--without_generator" if generator is None else "--generator"
-        raise ValueError(
-            f"{option}: the questions of {config} were searched with themselves (no data.searches.table), and a bundle "
-            "answers as its run was tested; leave it out"
-            + ("" if generator is None else ", or test the run with the table that this generator wrote")
-        )
+    lacks_generator = _lacks_generator(config, searches_of(data) is not None, generator, without_generator)
     told = yaml.safe_load(config.read_text(encoding="utf-8"))
     questions = {str(split): data.split_queries(split) for split in Split}
-    asked = [[query.id, query.question, query.answer] for part in questions.values() for query in part]
     if not questions["test"]:
         raise ValueError(f"{config}: its data have no test questions, and an export is proved by some; give a table that has")
     return Run(
@@ -61,9 +53,9 @@ def read_run(
         {name: len(part) for name, part in questions.items()},
         told.get("seed_everything"),
         [config.parent, chosen.resolve().parent.parent],
-        fingerprint(asked),
+        fingerprint([[query.id, query.question, query.answer] for part in questions.values() for query in part]),
         system,
-        searched and generator is None,
+        lacks_generator,
     )
 
 
@@ -150,6 +142,17 @@ def suggested_threshold(run: Path) -> float:
             "probability, or report on a run that was validated"
         )
     return float(told["threshold"])
+
+
+def _lacks_generator(config: Path, searched: bool, generator: RunOfGenerator | None, without_generator: bool) -> bool:
+    if searched or (generator is None and not without_generator):
+        return searched and generator is None
+    option = "--without_generator" if generator is None else "--generator"
+    remedy = "" if generator is None else ", or test the run with the table that this generator wrote"
+    raise ValueError(
+        f"{option}: the questions of {config} were searched with themselves (no data.searches.table), and a bundle answers as "
+        f"its run was tested; leave it out{remedy}"
+    )
 
 
 def _hint(folder: Path) -> str:
