@@ -27,7 +27,17 @@ from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
 from medrag_lightning.reading.search_writer import SearchWriter
 from medrag_lightning.reading.steered_systems import steered_systems
-from medrag_lightning.records import AnswerType, Candidate, Document, ImageRef, Query, Regime, Split, shares_identity
+from medrag_lightning.records import (
+    AnswerType,
+    Candidate,
+    Document,
+    ImageRef,
+    Query,
+    Regime,
+    Split,
+    WrittenSearches,
+    shares_identity,
+)
 from medrag_lightning.score_files import documents_fingerprint
 
 MOST_CHARS, MOST_CHOICES = 10_000, 1000
@@ -139,11 +149,12 @@ class Answerer:
         checkpoint: str | Path,
         fusion: Fusion | None = None,
         generator: tuple[str | Path, str | Path] | None = None,
+        without_generator: bool = False,
     ) -> Answerer:
         """The answerer of a run of stage `reader_raft`, from its ``config.yaml`` and a checkpoint; see `run_answerer`."""
         from medrag_lightning.answering.run import run_answerer
 
-        return run_answerer(config, checkpoint, fusion, generator)
+        return run_answerer(config, checkpoint, fusion, generator, without_generator)
 
     def ask(
         self,
@@ -152,6 +163,7 @@ class Answerer:
         choices: Sequence[str] = (),
         patient_id: str | None = None,
         study_id: str | None = None,
+        modality: str | None = None,
     ) -> Answer:
         """Answers a question about an image.
 
@@ -160,6 +172,7 @@ class Answerer:
             image: a file (or one item of an array, ``file.npz#array/index``) or an open image; None for a question without.
             choices: the closed answers that are allowed; none for free text.
             patient_id, study_id: where known, evidence of that patient or study is left out. Copies of the image always are.
+            modality: of the image, such as ``CT``, as the corpus calls it; for searches that go by a given modality.
 
         Raises:
             ValueError: the question is blank or too long, the image cannot be opened, or the choices are one, many, blank or
@@ -169,10 +182,9 @@ class Answerer:
         ref = None if image is None else self._remember(image)
         kind = AnswerType.CLOSED if choices else AnswerType.OPEN
         name = "asked-" + fingerprint(question, str(ref), list(choices))[:12]
+        identity = {"patient_id": patient_id, "study_id": study_id, "modality": modality}
         try:
-            return self.answer(
-                Query(name, question, ref, None, tuple(choices), kind, Split.TEST, patient_id=patient_id, study_id=study_id)
-            )
+            return self.answer(Query(name, question, ref, None, tuple(choices), kind, Split.TEST, **identity))
         finally:
             self._asked.clear()
 
@@ -185,14 +197,19 @@ class Answerer:
     def _answered(self, query: Query, k: int | None, abstain_below: float | None) -> Answer:
         """The answer with the first k candidates, or with all that there are."""
         start = time.perf_counter()
-        example = self.example(query, k)
+        written = None if k == 0 else self._written(query)
+        if written is not None:
+            query = replace(query, searches=written.first())
+        wrote = time.perf_counter()
+        example = self._found(query, k)
         found = time.perf_counter()
         batch = self.encode(example).to(self._device())
         encoded = time.perf_counter()
         (reading,) = self.batch_reader.read(batch)
-        seconds = {"retrieve": found - start, "encode": encoded - found, "read": time.perf_counter() - encoded}
-        shown = batch.examples[0].candidates
-        return Answer.of(reading.prediction, shown, self.low_margin, abstain_below, seconds)
+        seconds = {"retrieve": found - wrote, "encode": encoded - found, "read": time.perf_counter() - encoded}
+        seconds = seconds if written is None else {"write": wrote - start, **seconds}
+        shown, told = batch.examples[0].candidates, (query.searches, written)
+        return Answer.of(reading.prediction, shown, self.low_margin, abstain_below, seconds, *told)
 
     def example(self, query: Query, k: int | None = None) -> Example:
         """The query with its candidates, the first k where k is given, and all images opened; with a generator, the query has
@@ -201,11 +218,20 @@ class Answerer:
         Raises:
             ValueError: a candidate shares an identity with the query.
         """
+        written = None if k == 0 else self._written(query)
+        return self._found(query if written is None else replace(query, searches=written.first()), k)
+
+    def _written(self, query: Query) -> WrittenSearches | None:
+        """What the generator writes for a query; None without a generator."""
+        if self.generator is None:
+            return None
+        (written,) = self.generator.write([query], [None if query.image is None else self._open(query.image)])
+        return written
+
+    def _found(self, query: Query, k: int | None) -> Example:
+        """The query with the candidates of its searches, the first k where k is given."""
         if k == 0:
             return example_of(query, Regime.NONE, (), self._open)
-        if self.generator is not None:
-            (written,) = self.generator.write([query], [None if query.image is None else self._open(query.image)])
-            query = replace(query, searches=written.first())
         (found,) = self.source.retrieve([query])
         for candidate in found.candidates:
             _refuse_leak(query, candidate)
@@ -216,13 +242,16 @@ class Answerer:
         return self.collate([example])
 
     def _remember(self, image: str | Path | Image) -> ImageRef:
-        """Opens an asked image as training images are opened, and keeps it until the question is answered."""
+        """Opens an asked image as training images are opened, and keeps it until the question is answered.
+
+        It is named by its pixels: a file may hold another image when it is asked about again, and sources may remember names.
+        """
         if isinstance(image, Image):
             opened = image.convert("RGB")
-            ref = ImageRef(f"asked:{pixel_sha256(opened)}")
         else:
-            ref = ImageRef.parse(str(image))
-            opened = ImageStore([Path(ref.path).parent])(ref)
+            place = ImageRef.parse(str(image))
+            opened = ImageStore([Path(place.path).parent])(place)
+        ref = ImageRef(f"asked:{pixel_sha256(opened)}")
         self._asked[ref] = opened
         return ref
 
