@@ -101,8 +101,8 @@ class Answer:
             bool(reason),
             reason,
             dict(seconds or {}),
-            searches,
-            () if written is None else written.faults,
+            searches=searches,
+            search_faults=() if written is None else written.faults,
         )
 
     def to_json(self) -> dict[str, Any]:

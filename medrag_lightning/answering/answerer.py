@@ -182,7 +182,7 @@ class Answerer:
         ref = None if image is None else self._remember(image)
         kind = AnswerType.CLOSED if choices else AnswerType.OPEN
         name = "asked-" + fingerprint(question, str(ref), list(choices))[:12]
-        identity = {"patient_id": patient_id, "study_id": study_id, "modality": modality}
+        identity: dict[str, Any] = {"patient_id": patient_id, "study_id": study_id, "modality": modality}
         try:
             return self.answer(Query(name, question, ref, None, tuple(choices), kind, Split.TEST, **identity))
         finally:

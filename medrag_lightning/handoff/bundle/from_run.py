@@ -66,9 +66,9 @@ def answerer_of(
     config = config_of(Path(run))
     weights = checkpoint_of(config.parent, checkpoint)
     answerer, _ = answerer_and_data(config, weights, generator=generator, without_generator=without_generator)
-    for reader in (answerer.reader, None if answerer.generator is None else answerer.generator.reader):
-        if isinstance(reader, torch.nn.Module):
-            reader.to(device)
+    readers: list[Any] = [answerer.reader, *([] if answerer.generator is None else [answerer.generator.reader])]
+    for reader in readers:
+        reader.to(device)
     return answerer
 
 
