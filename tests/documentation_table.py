@@ -124,6 +124,12 @@ README: dict[str, list[How]] = {
         bench("scripts/bench/preference_step.py"),
         How("test -c ... --ckpt_path TUNED.ckpt", "test_configs.py::test_the_recipe_hkpt_runs_from_raw_files_to_its_metrics"),
     ],
+    "All of HeteroRAG in one command": [
+        How(f"{PROGRAM}run heterorag", "test_configs.py::test_recipes_can_be_planned"),
+        How(f"{PROGRAM}run query_generator", "test_query_generator_config.py"),
+        How(f"{PROGRAM}run modality_retrievers", "test_configs.py::test_recipes_can_be_planned"),
+        option("data.knowledge.leave_out: [each]"),
+    ],
     "Hand-off": [
         How(
             f"{PROGRAM}export runs/jomed/test --ckpt_path runs/jomed/reader/checkpoints/last.ckpt --output bundle --overwrite",
@@ -179,6 +185,7 @@ README: dict[str, list[How]] = {
         ),
         option("index.kind: bf16", "data.init_args.source.init_args.index.kind"),
     ],
+    "Texts, graphs, several corpora": [How(f"{PROGRAM}reranker -c data/pubmedqa", "test_configs.py")],
     "Embedding a large corpus": [
         How(
             f"{PROGRAM}predict -c mine.yaml -c stages/embed --trainer.devices 4 --trainer.strategy ddp",

@@ -127,6 +127,13 @@ def test_calibration_finds_the_layers_of_a_reader_and_a_test_reads_them(tmp_path
     assert Path("test/results.json").exists()
 
 
+def test_factual_positives_train_a_step_on_the_stage_s_own_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["-c", "data/minihospital_sparse", "-c", "stages/retriever_contrastive_factual", "--data.init_args.batch_size=8"]
+    main(["fit", *command, "--trainer.max_steps=1", "--trainer.limit_val_batches=1"])
+    assert '"factual"' in next(Path("runs").glob("*-001/retrieval.json")).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["tiny_towers", *names("retrievers")])
 def test_retrievers_train_a_step(name, tmp_path, monkeypatch):
     """With the preset's own settings; a folder of random weights stands for the hub."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medrag_lightning.metrics import is_inconsistent
-from medrag_lightning.records import AnswerType, Candidate, Channel, Prediction
+from medrag_lightning.records import AnswerType, Candidate, Channel, Prediction, Searches, WrittenSearches
 
 NO_WORDS = "the reader's words fit none of the choices"
 NO_ANSWER = "the reader gave no words"
 NO_THRESHOLD_FOR_WORDS = "no probability is known for free text, so the threshold for abstaining does not apply to it"
 NO_EVIDENCE = "no evidence was found: the answer rests on the question and its image alone"
+ASKED_WITH_THE_QUESTION = "; so every corpus was asked with the question itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,10 @@ class Answer:
         probability: of `text` among the choices; None for free text, and where the words fit no choice.
         abstained: whether the system declines to answer: `probability` is under the threshold, or there is no answer.
         reason: why it abstained, in words; empty where it did not.
-        seconds: how long each step took: ``retrieve``, ``encode``, ``read``.
+        seconds: how long each step took: ``retrieve``, ``encode``, ``read``; with a query generator ``write`` before them.
+        guarantee: what is known of its risk, in words, where the system is calibrated; empty otherwise.
+        searches: what each corpus was asked; one that is not there was left out. None: all were asked with the question.
+        search_faults: what was wrong with the query generator's text, one sentence each; also among `warnings`.
     """
 
     text: str | None
@@ -59,6 +63,9 @@ class Answer:
     abstained: bool = False
     reason: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    guarantee: str = ""
+    searches: Searches | None = None
+    search_faults: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -68,8 +75,18 @@ class Answer:
         low_margin: float,
         abstain_below: float | None = None,
         seconds: Mapping[str, float] | None = None,
+        searches: Searches | None = None,
+        written: WrittenSearches | None = None,
     ) -> Answer:
-        """The answer that a prediction from `candidates` amounts to; `abstain_below` as in `Answerer`."""
+        """The answer that a prediction from `candidates` amounts to.
+
+        Args:
+            prediction, candidates: the reader's answer, and what it was shown.
+            low_margin, abstain_below: as of `Answerer`.
+            seconds: of each step.
+            searches: what the corpora were asked.
+            written: the query generator's text, as it was read; None without a generator.
+        """
         probability = probability_of(prediction)
         reason = _reason(prediction, probability, abstain_below)
         citations = tuple(_citation(prediction, candidates[k], k) for k in range(len(candidates)))
@@ -78,12 +95,14 @@ class Answer:
             prediction.choices,
             prediction.logp_nats,
             citations,
-            tuple(_warnings(prediction, citations, low_margin, abstain_below)),
+            (*_search_warnings(written), *_warnings(prediction, citations, low_margin, abstain_below)),
             prediction,
             probability,
             bool(reason),
             reason,
             dict(seconds or {}),
+            searches,
+            () if written is None else written.faults,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -126,6 +145,13 @@ def _citation(prediction: Prediction, candidate: Candidate, k: int) -> Citation:
         prediction.weights[k] if prediction.weights else None,
         prediction.candidate_answers[k] if prediction.candidate_answers else None,
     )
+
+
+def _search_warnings(written: WrittenSearches | None) -> list[str]:
+    if written is None or not written.faults:
+        return []
+    ending = ASKED_WITH_THE_QUESTION if written.first() is None else ""
+    return [f"what the query generator wrote is not as it should be: {'; '.join(written.faults)}{ending}"]
 
 
 def _warnings(

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
 
 from medrag_lightning.answering.answer import Answer
+from medrag_lightning.answering.calibrated import calibrated_answer
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import Example, ReaderBatch, Steering, pixel_sha256
+from medrag_lightning.calibration import Calibration
 from medrag_lightning.data.examples import example_of
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.interfaces import CandidateSource, OpenImage, Reader
@@ -24,7 +27,18 @@ from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
 from medrag_lightning.reading.search_writer import SearchWriter
 from medrag_lightning.reading.steered_systems import steered_systems
-from medrag_lightning.records import AnswerType, Candidate, Document, ImageRef, Query, Regime, Split, shares_identity
+from medrag_lightning.records import (
+    AnswerType,
+    Candidate,
+    Document,
+    ImageRef,
+    Query,
+    Regime,
+    Split,
+    WrittenSearches,
+    shares_identity,
+)
+from medrag_lightning.score_files import documents_fingerprint
 
 MOST_CHARS, MOST_CHOICES = 10_000, 1000
 
@@ -48,6 +62,8 @@ class Answerer:
             validation questions (the verb `report` suggests one), never on those of the test.
         generator: writes what to ask each corpus before the source is asked (stage `query_generator`), as it did for the
             questions of a test with `data.searches.table`; None asks every corpus with the question.
+        calibration: how many candidates are read, when none are searched for, and when it abstains (verb `calibrate`), in
+            place of `abstain_below`. It must have been made with this source, reader, prompt, corpus and evidence.
     """
 
     def __init__(
@@ -66,6 +82,7 @@ class Answerer:
         steering: Steering | None = None,
         abstain_below: float | None = None,
         generator: SearchWriter | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
@@ -77,10 +94,41 @@ class Answerer:
         self.collate = RaftCollator(reader.processor, template, one_per_prompt, training=False, steering=steered)
         self._asked: dict[ImageRef, Image] = {}
         self.generator = generator
-        for module in (reader, None if generator is None else generator.reader):
-            if isinstance(module, torch.nn.Module):
-                module.eval()
+        for one in [reader] if generator is None else [reader, generator.reader]:
+            if isinstance(one, torch.nn.Module):
+                one.eval()
         source.load(documents, self._open, folder)
+        self._calibrated = (template, evidence, fusion, documents)
+        self.calibration = calibration
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What says how many candidates are read, and when it abstains; None for all, and `abstain_below`.
+
+        Raises:
+            ValueError: when it is set to one of another system, or beside `abstain_below`.
+        """
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        """Sets it."""
+        if calibration is not None:
+            if self.abstain_below is not None or self.batch_reader.closed != "scored":
+                raise ValueError("a calibration says itself when to abstain, by scored answers: leave abstain_below out")
+            calibration.check(**self._about())
+        self._calibration = calibration
+
+    def _about(self) -> dict[str, Any]:
+        template, evidence, fusion, documents = self._calibrated
+        return {
+            "reader": self.reader.fingerprint(),
+            "template": template.fingerprint(),
+            "source": self.source.fingerprint(),
+            "corpus": documents_fingerprint(documents),
+            "evidence": evidence,
+            "fusion": asdict(fusion) if evidence == "one_per_prompt" else None,
+        }
 
     @property
     def abstain_below(self) -> float | None:
@@ -101,11 +149,12 @@ class Answerer:
         checkpoint: str | Path,
         fusion: Fusion | None = None,
         generator: tuple[str | Path, str | Path] | None = None,
+        without_generator: bool = False,
     ) -> Answerer:
         """The answerer of a run of stage `reader_raft`, from its ``config.yaml`` and a checkpoint; see `run_answerer`."""
         from medrag_lightning.answering.run import run_answerer
 
-        return run_answerer(config, checkpoint, fusion, generator)
+        return run_answerer(config, checkpoint, fusion, generator, without_generator)
 
     def ask(
         self,
@@ -114,6 +163,7 @@ class Answerer:
         choices: Sequence[str] = (),
         patient_id: str | None = None,
         study_id: str | None = None,
+        modality: str | None = None,
     ) -> Answer:
         """Answers a question about an image.
 
@@ -122,6 +172,7 @@ class Answerer:
             image: a file (or one item of an array, ``file.npz#array/index``) or an open image; None for a question without.
             choices: the closed answers that are allowed; none for free text.
             patient_id, study_id: where known, evidence of that patient or study is left out. Copies of the image always are.
+            modality: of the image, such as ``CT``, as the corpus calls it; for searches that go by a given modality.
 
         Raises:
             ValueError: the question is blank or too long, the image cannot be opened, or the choices are one, many, blank or
@@ -131,51 +182,76 @@ class Answerer:
         ref = None if image is None else self._remember(image)
         kind = AnswerType.CLOSED if choices else AnswerType.OPEN
         name = "asked-" + fingerprint(question, str(ref), list(choices))[:12]
+        identity = {"patient_id": patient_id, "study_id": study_id, "modality": modality}
         try:
-            return self.answer(
-                Query(name, question, ref, None, tuple(choices), kind, Split.TEST, patient_id=patient_id, study_id=study_id)
-            )
+            return self.answer(Query(name, question, ref, None, tuple(choices), kind, Split.TEST, **identity))
         finally:
             self._asked.clear()
 
     def answer(self, query: Query) -> Answer:
         """Answers a query whose image, if it has one, `open_image` opens."""
+        if self.calibration is not None:
+            return calibrated_answer(self.calibration, lambda k, below: self._answered(query, k, below))
+        return self._answered(query, None, self.abstain_below)
+
+    def _answered(self, query: Query, k: int | None, abstain_below: float | None) -> Answer:
+        """The answer with the first k candidates, or with all that there are."""
         start = time.perf_counter()
-        example = self.example(query)
+        written = None if k == 0 else self._written(query)
+        if written is not None:
+            query = replace(query, searches=written.first())
+        wrote = time.perf_counter()
+        example = self._found(query, k)
         found = time.perf_counter()
         batch = self.encode(example).to(self._device())
         encoded = time.perf_counter()
         (reading,) = self.batch_reader.read(batch)
-        seconds = {"retrieve": found - start, "encode": encoded - found, "read": time.perf_counter() - encoded}
-        shown = batch.examples[0].candidates
-        return Answer.of(reading.prediction, shown, self.low_margin, self.abstain_below, seconds)
+        seconds = {"retrieve": found - wrote, "encode": encoded - found, "read": time.perf_counter() - encoded}
+        seconds = seconds if written is None else {"write": wrote - start, **seconds}
+        shown, told = batch.examples[0].candidates, (query.searches, written)
+        return Answer.of(reading.prediction, shown, self.low_margin, abstain_below, seconds, *told)
 
-    def example(self, query: Query) -> Example:
-        """The query with its candidates and all images opened; with a generator, the query has what it wrote.
+    def example(self, query: Query, k: int | None = None) -> Example:
+        """The query with its candidates, the first k where k is given, and all images opened; with a generator, the query has
+        what it wrote. Nothing is searched for k = 0.
 
         Raises:
             ValueError: a candidate shares an identity with the query.
         """
-        if self.generator is not None:
-            (written,) = self.generator.write([query], [None if query.image is None else self._open(query.image)])
-            query = replace(query, searches=written.first())
+        written = None if k == 0 else self._written(query)
+        return self._found(query if written is None else replace(query, searches=written.first()), k)
+
+    def _written(self, query: Query) -> WrittenSearches | None:
+        """What the generator writes for a query; None without a generator."""
+        if self.generator is None:
+            return None
+        (written,) = self.generator.write([query], [None if query.image is None else self._open(query.image)])
+        return written
+
+    def _found(self, query: Query, k: int | None) -> Example:
+        """The query with the candidates of its searches, the first k where k is given."""
+        if k == 0:
+            return example_of(query, Regime.NONE, (), self._open)
         (found,) = self.source.retrieve([query])
         for candidate in found.candidates:
             _refuse_leak(query, candidate)
-        return example_of(query, Regime.RETRIEVED, found.candidates, self._open)
+        return example_of(query, Regime.RETRIEVED, found.candidates[:k], self._open)
 
     def encode(self, example: Example) -> ReaderBatch:
         """The prompts that the reader gets to see, encoded."""
         return self.collate([example])
 
     def _remember(self, image: str | Path | Image) -> ImageRef:
-        """Opens an asked image as training images are opened, and keeps it until the question is answered."""
+        """Opens an asked image as training images are opened, and keeps it until the question is answered.
+
+        It is named by its pixels: a file may hold another image when it is asked about again, and sources may remember names.
+        """
         if isinstance(image, Image):
             opened = image.convert("RGB")
-            ref = ImageRef(f"asked:{pixel_sha256(opened)}")
         else:
-            ref = ImageRef.parse(str(image))
-            opened = ImageStore([Path(ref.path).parent])(ref)
+            place = ImageRef.parse(str(image))
+            opened = ImageStore([Path(place.path).parent])(place)
+        ref = ImageRef(f"asked:{pixel_sha256(opened)}")
         self._asked[ref] = opened
         return ref
 

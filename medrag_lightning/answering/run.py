@@ -16,6 +16,7 @@ from medrag_lightning.data.images import ImageStore
 from medrag_lightning.data.module import MedragData
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.reading.search_writer import SearchWriter
+from medrag_lightning.search_files import read_searches, searches_are_there
 from medrag_lightning.stages.query_generator import QueryGenerator
 from medrag_lightning.stages.reader_raft import ReaderRaft
 from medrag_lightning.yaml_files import compose_yaml
@@ -28,7 +29,11 @@ RunOfGenerator = tuple[str | Path, str | Path]
 
 
 def run_answerer(
-    config: str | Path, checkpoint: str | Path, fusion: Fusion | None = None, generator: RunOfGenerator | None = None
+    config: str | Path,
+    checkpoint: str | Path,
+    fusion: Fusion | None = None,
+    generator: RunOfGenerator | None = None,
+    without_generator: bool = False,
 ) -> Answerer:
     """The answerer of a run of stage `reader_raft`; builds the evidence store where it is missing.
 
@@ -37,13 +42,15 @@ def run_answerer(
         checkpoint: whose weights the reader gets, such as ``checkpoints/best-step=120.ckpt``; of that stage, or of
             `reader_preference` over the same reader.
         fusion: in place of the run's own, such as the one that `validate` tuned.
-        generator: what writes the searches of each question; needed for a run with `data.searches.table`.
+        generator: what writes the searches of each question; needed for a run with `data.searches.table`, and must be the one
+            that wrote that table.
+        without_generator: such a run is wanted all the same: new questions are searched with themselves, which it never tested.
 
     Raises:
         ValueError: a variable is not set, the config is of another stage, the checkpoint does not fit it, or the generator is
-            missing.
+            missing or another.
     """
-    return answerer_and_data(config, checkpoint, fusion, generator=generator)[0]
+    return answerer_and_data(config, checkpoint, fusion, "", generator, without_generator)[0]
 
 
 def run_search_writer(config: str | Path, checkpoint: str | Path) -> SearchWriter:
@@ -59,19 +66,19 @@ def answerer_and_data(
     fusion: Fusion | None = None,
     system: str = "",
     generator: RunOfGenerator | None = None,
+    without_generator: bool = False,
 ) -> tuple[Answerer, MedragData]:
     """The same, and the data that it was trained and is tested on.
 
     Args:
-        config, checkpoint, fusion, generator: as of `run_answerer`.
+        config, checkpoint, fusion, generator, without_generator: as of `run_answerer`.
         system: a name of the run's `data.rivals`, whose source and steering the answerer gets; empty for the run's own.
 
     Raises:
         ValueError: as `run_answerer`, or there is no such system.
     """
     stage, data = _instantiate(Path(config), ReaderRaft)
-    if generator is None:
-        _refuse_unwritten(config, data)
+    writer = _writer(config, data, generator, without_generator)
     if system and system not in data.rivals:
         there = ", ".join(map(repr, data.rivals)) or "none"
         raise ValueError(f"{config}: {system!r} is no system of this run; its data.rivals are: {there}")
@@ -90,16 +97,46 @@ def answerer_and_data(
         stage.batch_reader.max_new_tokens,
         stage.batch_reader.closed,
         steering=stage.numbered_steering().get(system),
-        generator=None if generator is None else run_search_writer(*generator),
+        generator=writer,
     )
     return answerer, data
 
 
-def _refuse_unwritten(config: str | Path, data: MedragData) -> None:
-    if data.searches is not None and data.searches.table is not None:
+def searches_of(data: MedragData) -> str | None:
+    """The folder of the searches that a run's questions were searched with; None where they were searched with themselves."""
+    return None if data.searches is None else data.searches.table
+
+
+def _writer(
+    config: str | Path, data: MedragData, generator: RunOfGenerator | None, without_generator: bool
+) -> SearchWriter | None:
+    table = searches_of(data)
+    if generator is None:
+        if table is not None and not without_generator:
+            raise ValueError(
+                f"{config}: this run searched with what a query generator wrote (data.searches.table {table}), and new "
+                "questions need that generator: give its run with --generator RUN (Answerer.from_run(..., generator=(its "
+                "config.yaml, its checkpoint))). --without_generator searches with the question itself, which was never tested"
+            )
+        return None
+    if without_generator:
+        raise ValueError("a generator and without_generator: one of them would be ignored; leave one out")
+    writer = run_search_writer(*generator)
+    if table is not None and searches_are_there(table):
+        _refuse_other_writer(writer, table, generator)
+    return writer
+
+
+def _refuse_other_writer(writer: SearchWriter, table: str, generator: RunOfGenerator) -> None:
+    told, mine = read_searches(table).identity, writer.identity()
+    compared = set(mine) & set(told)  # a table by hand names no generator
+    if str(told.get("precision", "")).endswith("16-true"):
+        compared -= {"generator"}  # its weights were of another type when they were told
+    if wrong := sorted(name for name in compared if mine[name] != told[name]):
         raise ValueError(
-            f"{config}: this run searched with what a query generator wrote (data.searches.table), so new questions need that "
-            "generator: Answerer.from_run(..., generator=(its config.yaml, its checkpoint)). A bundle cannot hold one yet"
+            f"{generator[0]} with {generator[1]} is not the generator that wrote {table}, with which the run was tested: "
+            f"it has another {', '.join(wrong)}. Give the config and the checkpoint of the `predict` that wrote the table, or "
+            "test the run with searches of this one"
         )
 
 

@@ -18,8 +18,13 @@ def answer_as_text(answer: Answer) -> str:
         lines.append(f"why it abstains: {answer.reason}")
     if answer.choices and answer.logp_nats:
         lines.append("choices: " + ", ".join(f"{choice} {_share(logp)}" for choice, logp in _ranked(answer)))
+    if answer.searches is not None:
+        asked = [f"  {name}: {_printable(words)}" for name, words in answer.searches]
+        lines += ["searches:", *asked] if asked else ["searches: no corpus was asked for texts"]
     lines.append("evidence:" if answer.citations else "evidence: none")
     lines += [_citation_line(place, citation) for place, citation in enumerate(answer.citations, start=1)]
+    if answer.guarantee:
+        lines.append(f"calibrated: {answer.guarantee}")
     lines += [f"beware: {_printable(warning)}" for warning in answer.warnings]
     if answer.seconds:
         parts = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in answer.seconds.items())
@@ -37,8 +42,11 @@ def answer_as_json(answer: Answer) -> dict[str, Any]:
         "choices": {choice: _share(logp) for choice, logp in zip(answer.choices, answer.logp_nats, strict=True)}
         if answer.logp_nats
         else dict.fromkeys(answer.choices),
+        "searches": None if answer.searches is None else dict(answer.searches),
+        "search_faults": list(answer.search_faults),
         "evidence": [_citation_row(citation) for citation in answer.citations],
         "warnings": list(answer.warnings),
+        **({"guarantee": answer.guarantee} if answer.guarantee else {}),
         "seconds": {step: round(seconds, 4) for step, seconds in answer.seconds.items()},
         "note": NOTE,
     }

@@ -18,6 +18,7 @@ ENTRY = {
     "pairs": ("pairs", "run_pairs"),
     "explore": ("explore", "run_explore"),
     "reranker": ("reranker", "run_reranker"),
+    "calibrate": ("calibrate", "run_calibrate"),
     "run": ("run", "run_recipe"),
     "report": ("report", "run_report"),
     "export": ("export", "run_export"),

@@ -1,4 +1,4 @@
-"""The verb `answer`: a bundle is asked one question, or every question of a file."""
+"""The verb `answer`: a bundle, or a run, is asked one question, or every question of a file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from medrag_lightning.artifacts import file_fault, fingerprint, sha256_file
+from medrag_lightning.cli.extras import OTHERS, require_extra
+from medrag_lightning.cli.generator_options import add_generator_options, check_generator_options
 from medrag_lightning.cli.outcome import tell
 
 if TYPE_CHECKING:
     from medrag_lightning.answering import Answerer
 
-MANIFEST = "bundle.json"
-ONE = ("question", "image", "choices", "patient_id", "study_id")
+MANIFEST, CONFIG = "bundle.json", "config.yaml"
+ONE = ("question", "image", "choices", "patient_id", "study_id", "modality")
 MANY = ("output", "images")
 
 
@@ -32,7 +34,9 @@ def run_answer(arguments: Sequence[str]) -> None:
     asked = _parsed(arguments)
     if asked.jsonl is None:
         answerer = _loaded(asked)
-        answer = answerer.ask(asked.question, asked.image, asked.choices or (), asked.patient_id, asked.study_id)
+        answer = answerer.ask(
+            asked.question, asked.image, asked.choices or (), asked.patient_id, asked.study_id, asked.modality
+        )
         told = json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False) if asked.format == "json" else str(answer)
         tell(told, sys.stdout)
         return
@@ -40,14 +44,14 @@ def run_answer(arguments: Sequence[str]) -> None:
 
     files = RowFiles.of(asked.jsonl, asked.output, asked.images)
     answerer = _loaded(asked)
-    counts = answer_rows(answerer, files, fingerprint(_bundle_digest(asked.bundle), answerer.abstain_below))
+    counts = answer_rows(answerer, files, fingerprint(_digest(asked, answerer), answerer.abstain_below))
     tell(f"{files.output}: {counts}", sys.stdout)
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog="medrag_lightning answer", add_help=False, allow_abbrev=False)
     parser.add_argument("bundle", type=Path)
-    for name in ("question", "image", "patient_id", "study_id"):
+    for name in ("question", "image", "patient_id", "study_id", "modality", "ckpt_path"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--choices", type=parse_choices)
     for name in ("jsonl", "output", "images"):
@@ -55,6 +59,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--abstain_below", type=parse_threshold, default="bundle")
     parser.add_argument("--device", default="cpu")
+    add_generator_options(parser)
     asked = parser.parse_args(list(arguments))
     needed, ignored = (("question",), MANY) if asked.jsonl is None else (("output",), ONE)
     for name in needed:
@@ -66,9 +71,26 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         if getattr(asked, name) is not None:
             beside = "without --jsonl" if asked.jsonl is None else "beside --jsonl, whose rows say that"
             raise ValueError(f"answer: --{name} would be ignored {beside}")
-    if not asked.bundle.is_dir():
-        raise ValueError(f"answer: {asked.bundle} is not a folder; give a bundle, as the verb `export` writes it")
+    _check_system(asked)
     return asked
+
+
+def _check_system(asked: argparse.Namespace) -> None:
+    """ValueError unless it is a bundle, or a run with what a run needs."""
+    check_generator_options(asked)
+    if _is_run(asked.bundle):
+        if asked.ckpt_path is None:
+            raise ValueError(f"answer: {asked.bundle} is a run: give the weights of its reader: --ckpt_path best|last|FILE")
+        return
+    if not asked.bundle.is_dir():
+        raise ValueError(f"answer: {asked.bundle} is not a folder; give a bundle, as the verb `export` writes it, or a run")
+    given = {"ckpt_path": asked.ckpt_path, "generator": asked.generator, "without_generator": asked.without_generator}
+    if ignored := next((name for name, value in given.items() if value), None):
+        raise ValueError(f"answer: --{ignored} would be ignored: {asked.bundle} is no run, and a bundle has all that it needs")
+
+
+def _is_run(place: Path) -> bool:
+    return (place / CONFIG).is_file() and not (place / MANIFEST).is_file()
 
 
 def parse_choices(text: str) -> list[str]:
@@ -98,13 +120,24 @@ def parse_threshold(text: str) -> float | str | None:
 
 
 def _loaded(asked: argparse.Namespace) -> Answerer:
-    load = import_module("medrag_lightning.handoff.bundle.load")  # torch comes with it: not before the arguments are read
-    answerer: Answerer = load.load_bundle(asked.bundle, device=asked.device)
+    # torch comes with these: not before the arguments are read
+    if _is_run(asked.bundle):
+        require_extra("answer", OTHERS)
+        runs = import_module("medrag_lightning.handoff.bundle.from_run")
+        generator = None if asked.generator is None else runs.generator_of(asked.generator, asked.generator_ckpt_path)
+        answerer: Answerer = runs.answerer_of(asked.bundle, asked.ckpt_path, generator, asked.without_generator, asked.device)
+    else:
+        answerer = import_module("medrag_lightning.handoff.bundle.load").load_bundle(asked.bundle, device=asked.device)
     if asked.abstain_below != "bundle":
         answerer.abstain_below = asked.abstain_below
     return answerer
 
 
-def _bundle_digest(bundle: Path) -> str:
-    manifest = bundle / MANIFEST
-    return "" if file_fault(manifest) else sha256_file(manifest)
+def _digest(asked: argparse.Namespace, answerer: Answerer) -> str:
+    """What the answers depend on: of a bundle its manifest, of a run its config and all weights."""
+    if not _is_run(asked.bundle):
+        manifest = asked.bundle / MANIFEST
+        return "" if file_fault(manifest) else sha256_file(manifest)
+    writer = None if answerer.generator is None else answerer.generator.identity()
+    parts = (answerer.reader.fingerprint(), answerer.source.fingerprint(), writer)
+    return fingerprint(sha256_file(asked.bundle / CONFIG), *parts)

@@ -24,7 +24,7 @@ from medrag_lightning.data.rows import Row, misspelt_key
 if TYPE_CHECKING:
     from medrag_lightning.answering import Answerer
 
-KEYS = ("id", "question", "image", "choices", "patient_id", "study_id")
+KEYS = ("id", "question", "image", "choices", "patient_id", "study_id", "modality")
 SUFFIXES = (".jsonl", ".ndjson", ".gz")
 TELL_EVERY_SECONDS = 10.0
 
@@ -129,9 +129,8 @@ def _answered(answerer: Answerer, row: Row, images: Path) -> dict[str, Any]:
     if named is not None:
         folder = ImageFolder.at(images, check=True)
         image = ImageStore([folder.root])(folder.ref(named))
-    answer = answerer.ask(
-        row.text("question"), image, row.texts("choices"), row.text_or_none("patient_id"), row.text_or_none("study_id")
-    )
+    told = [row.text_or_none(name) for name in ("patient_id", "study_id", "modality")]
+    answer = answerer.ask(row.text("question"), image, row.texts("choices"), *told)
     return answer.to_json()
 
 

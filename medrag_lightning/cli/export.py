@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medrag_lightning.cli.generator_options import add_generator_options, check_generator_options
 from medrag_lightning.cli.outcome import tell
 from medrag_lightning.cli.strict_arguments import parse_strictly
 
@@ -20,12 +21,13 @@ def run_export(arguments: Sequence[str]) -> None:
     told = _parse(arguments)
     began = time.monotonic()
     from medrag_lightning.handoff.bundle.export import export_bundle
-    from medrag_lightning.handoff.bundle.from_run import read_run, suggested_threshold
+    from medrag_lightning.handoff.bundle.from_run import generator_of, read_run, suggested_threshold
     from medrag_lightning.handoff.bundle.request import Settings
     from medrag_lightning.handoff.bundle.swap import refuse_existing
 
     output = Path(told.output)
     refuse_existing(output, told.overwrite)
+    generator = None if told.generator is None else generator_of(told.generator, told.generator_ckpt_path)
     abstain = suggested_threshold(Path(told.run)) if told.abstain == "report" else told.abstain
     settings = Settings(
         output, told.reader, told.corpus, told.dtype, told.probes, told.onnx,
@@ -33,7 +35,8 @@ def run_export(arguments: Sequence[str]) -> None:
     )  # fmt: skip
     say = _Teller(began)
     say(f"reading {told.run}")
-    made = export_bundle(read_run(told.run, told.ckpt_path, told.fusion, told.system), settings, say, say.progress)
+    run = read_run(told.run, told.ckpt_path, told.fusion, told.system, generator, told.without_generator)
+    made = export_bundle(run, settings, say, say.progress)
     parity, seconds = made["parity"], time.monotonic() - began
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     tell(
@@ -42,6 +45,8 @@ def run_export(arguments: Sequence[str]) -> None:
         f"against the run as trained {parity['max_abs_delta_as_trained_nats']:.1e}",
         sys.stdout,
     )
+    if "lacks" in made:
+        tell(f"beware: {made['lacks']}", sys.stdout)
     tell(f"next: python -m medrag_lightning verify {output}", sys.stdout)
 
 
@@ -76,10 +81,13 @@ def _parse(arguments: Sequence[str]) -> Any:
     parser.add_argument("--onnx", action="store_true")
     parser.add_argument("--system", default="")
     parser.add_argument("--fusion")
+    add_generator_options(parser)
     parser.add_argument("--abstain")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--overwrite", action="store_true")
-    return parse_strictly("export", parser, arguments, USAGE)
+    told = parse_strictly("export", parser, arguments, USAGE)
+    check_generator_options(told)
+    return told
 
 
 def _probability(text: str | float) -> float:

@@ -15,9 +15,9 @@ OTHERS = "train"
 """`run` starts other verbs, each of which says what it lacks itself."""
 
 
-def require_extra(verb: str) -> None:
-    """ValueError that names the missing packages and what to install, unless what `verb` needs is there."""
-    extra = EXTRA_OF_VERB.get(verb, OTHERS)
+def require_extra(verb: str, extra: str | None = None) -> None:
+    """ValueError that names the missing packages and what to install, unless what `verb` needs, or `extra`, is there."""
+    extra = extra or EXTRA_OF_VERB.get(verb, OTHERS)
     missing = [name for name in NEEDS[extra] if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(

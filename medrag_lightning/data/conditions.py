@@ -39,6 +39,8 @@ class Conditions:
         none: no evidence.
         each_candidate: each retrieved candidate alone; a document found in two channels counts once.
         all_candidates: all retrieved candidates in one prompt, in order.
+        first: for each number, so many of the first retrieved candidates in one prompt, in order (all, where there are fewer):
+            what the verb `calibrate` chooses among.
         random: so many random legal documents, none of them retrieved, each alone.
         oracle, poisoned: each document that a generated world knows to be relevant, or misleading, alone.
         other_evidence: the candidates of another query that this query may legally be shown: each alone, or all in one prompt.
@@ -53,6 +55,7 @@ class Conditions:
     none: bool = True
     each_candidate: bool = True
     all_candidates: bool = False
+    first: tuple[int, ...] = ()
     random: int = 0
     oracle: bool = False
     poisoned: bool = False
@@ -66,6 +69,8 @@ class Conditions:
     def __post_init__(self) -> None:
         if self.random < 0:
             raise ValueError(f"scoring.conditions.random must not be negative, got {self.random}")
+        if any(k < 1 for k in self.first) or len(set(self.first)) != len(self.first):
+            raise ValueError(f"scoring.conditions.first must hold numbers from 1 up, each once; got {list(self.first)}")
         names = [corruption_name(text) for text in self.corrupted]
         if len(set(names)) != len(names) or len(set(self.changed_image_with)) != len(self.changed_image_with):
             raise ValueError(f"scoring.conditions repeats itself: {self.corrupted}, {self.changed_image_with}")
@@ -80,7 +85,7 @@ class Conditions:
     def kinds(self) -> list[str]:
         """The kinds that are on, in the order in which they are scored."""
         images = [f"corrupted {corruption_name(text)}" for text in self.corrupted]
-        switches = ("none", "each_candidate", "all_candidates", "random", "oracle", "poisoned")
+        switches = ("none", "each_candidate", "all_candidates", "first", "random", "oracle", "poisoned")
         named = [name for name in switches if getattr(self, name)]
         named += ["other_evidence"] if self.other_evidence != "no" else []
         named += [name for name in ("other_image", "no_image") if getattr(self, name)] + images
@@ -126,6 +131,8 @@ class ConditionPlanner:
             return [(name,) for name in retrieved]
         if kind == "all_candidates":
             return [retrieved] if retrieved else []
+        if kind == "first":
+            return [retrieved[:k] for k in self.chosen.first] if retrieved else []
         if kind == "random":
             draw = int(counter_rng(self.world.seed, "scored at random", query.id).integers(2**31))
             return [(c.id,) for c in self.picker.random_documents(query, self.chosen.random, draw, set(retrieved))]

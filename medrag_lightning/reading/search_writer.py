@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -36,6 +37,15 @@ class SearchWriter:
     def collate(self) -> SearchCollator:
         """Examples to encoded prompts."""
         return SearchCollator(self.reader.processor, self.template, self.corpora, training=False)
+
+    def identity(self) -> dict[str, Any]:
+        """What written searches depend on, by name."""
+        return {
+            "generator": self.reader.fingerprint(),
+            "template": self.template.fingerprint(),
+            "corpora": list(self.corpora),
+            "max_new_tokens": self.max_new_tokens,
+        }
 
     def write(self, queries: Sequence[Query], images: Sequence[Image | None]) -> list[WrittenSearches]:
         """What to ask each corpus for each question, whose image stands at its place in `images`."""

@@ -169,7 +169,7 @@ class RoutedSearch(PartedSearch):
         if self.other == REFUSE:
             raise ValueError(
                 f"RoutedSearch: {len(lost)} of {count} queries {why}, such as {lost[0].id!r} (modality {lost[0].modality!r}); "
-                f"the parts are {', '.join(self.parts)}. Name the modality in `of`, or set other: all, or to a part"
+                f"the parts are {', '.join(self.parts)}. Tell it (answer --modality), name it in `of`, or set other"
             )
         logger.warning("%d of %d queries %s: they go to %s", len(lost), count, why, self.other)
 

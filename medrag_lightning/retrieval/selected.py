@@ -12,14 +12,15 @@ from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.interfaces import CandidateSource, OpenImage, Refreshable, Retriever, SimilaritySource, VectorSource
 from medrag_lightning.records import Candidate, Channel, Document, Query, Retrieved
 from medrag_lightning.retrieval.store import Side
-from medrag_lightning.selection import Selection
+from medrag_lightning.selection import OF_THE_WHOLE_LIST, Selection
 
 
 class SelectedSearch:
     """The first of a pool's candidates, how many being chosen for each query by `rule`.
 
     Scores of different channels cannot be compared: each channel's candidates are a list of their own, of which the rule keeps
-    a beginning. A query for which the pool finds something keeps at least one candidate.
+    a beginning. A query for which the pool finds something keeps at least one candidate. The rules ``first_k`` and
+    ``calibrated`` take the beginning of the whole list, in the pool's order.
 
     Args:
         pool: finds the candidates, at least `rule.k` a channel for the rule to choose from.
@@ -45,6 +46,7 @@ class SelectedSearch:
     def retrieve(self, queries: Sequence[Query]) -> list[Retrieved]:
         """What is kept of the pool's candidates, in its order; ValueError where the rule cannot be applied to the scores."""
         provenance = self.fingerprint()
+        self.rule.check(self.pool.fingerprint())
         return [Retrieved(one.query_id, self._kept(one), provenance) for one in self.pool.retrieve(queries)]
 
     def similarities(
@@ -80,6 +82,8 @@ class SelectedSearch:
         return fingerprint("selected", self.pool.fingerprint(), self.rule.fingerprint())
 
     def _kept(self, found: Retrieved) -> tuple[Candidate, ...]:
+        if self.rule.rule in OF_THE_WHOLE_LIST:
+            return found.candidates[: self.rule.count([candidate.score for candidate in found.candidates])]
         by_channel: dict[Channel, list[int]] = {}
         for place, candidate in enumerate(found.candidates):
             by_channel.setdefault(candidate.channel, []).append(place)

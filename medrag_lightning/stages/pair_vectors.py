@@ -75,8 +75,9 @@ class PairVectors:
         order = sorted(range(len(ids)), key=ids.__getitem__)
         clusters = [cluster for part in every for cluster in part.cluster_N]
         names = ("image_ND", "text_ND", "key_N2", "fact_NF")
-        arrays = (np.concatenate([getattr(part, name) for part in every])[order] for name in names)
-        return cls(tuple(ids[i] for i in order), tuple(clusters[i] for i in order), *arrays, fact_f1=every[0].fact_f1)
+        image_ND, text_ND, key_N2, fact_NF = (np.concatenate([getattr(part, name) for part in every])[order] for name in names)
+        ordered = tuple(ids[i] for i in order), tuple(clusters[i] for i in order)
+        return cls(*ordered, image_ND, text_ND, key_N2, fact_NF, every[0].fact_f1)
 
     def ranks(self) -> PairRanks:
         """How well they find each other."""

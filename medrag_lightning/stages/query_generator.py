@@ -144,12 +144,7 @@ class QueryGenerator(Stage):
 
     def identity(self) -> dict[str, Any]:
         """What written searches depend on, by name."""
-        return {
-            "generator": self.reader.fingerprint(),
-            "template": self.template.fingerprint(),
-            "corpora": list(self.corpora),
-            "max_new_tokens": self.writer.max_new_tokens,
-        }
+        return self.writer.identity()
 
     def describe(self) -> dict[str, Any]:
         """The reader, its prompt and its corpora."""

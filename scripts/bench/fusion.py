@@ -170,7 +170,7 @@ def loop_seconds(items: FusionItems, visits: int, batch_size: int, rounds: int) 
 
 def lbfgs_seconds(items: FusionItems) -> tuple[float, float]:
     """The strong peer: scipy's L-BFGS over all queries at once; seconds, and the cosine with the planted weights."""
-    from scipy.optimize import minimize  # type: ignore[import-untyped]
+    from scipy.optimize import minimize
 
     start = time.perf_counter()
     cosine = np.asarray(items.similarity_NKM)

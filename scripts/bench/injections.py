@@ -94,12 +94,10 @@ def chosen(answerer: Answerer, queries: Sequence[Query], count: int) -> list[Exa
 
 def measured(run: Path, count: int) -> dict[str, float]:
     """Flip rates by kind of injection, of the control, and how many injections left the template's tokens alone."""
-    from medrag_lightning.answering.run import _instantiate
+    from medrag_lightning.answering.run import answerer_and_data
 
     checkpoint = max(run.glob("checkpoints/best-*.ckpt"), key=lambda path: path.stat().st_mtime)
-    answerer = Answerer.from_run(run / "config.yaml", checkpoint)
-    _, data = _instantiate(run / "config.yaml")
-    data.prepare_data()
+    answerer, data = answerer_and_data(run / "config.yaml", checkpoint)
     data.setup("test")
     examples = chosen(answerer, data.split_queries("test"), count)
     flips: Counter[str] = Counter()

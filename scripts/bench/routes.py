@@ -110,7 +110,7 @@ def part(batch: PairBatch, rows: NDArray[np.int64]) -> PairBatch:
     longest = int((batch.text["weights"][at] != 0).sum(dim=1).max())
     text = {key: value[at, :longest] for key, value in batch.text.items()}
     images = {key: value[at] for key, value in batch.image.items()}
-    return PairBatch(tuple(batch.documents[row] for row in rows), images, text, batch.key_B2[at])
+    return PairBatch(tuple(batch.documents[row] for row in rows), images, text, batch.key_B2[at], batch.fact_BF[at])
 
 
 def train(pairs: Pairs, modalities: Sequence[str], steps: int, seed: int) -> TinyTowers:

@@ -70,6 +70,16 @@ def test_each_kind_shows_what_it_says(world):
     assert [c.corruption for c in found["corrupted noise:0.5"]] == ["noise:0.5"] * 2
 
 
+def test_the_first_k_are_shown_together_and_all_where_there_are_fewer(world):
+    query = world.queries["train"][1]
+    retrieved = tuple(candidate.id for candidate in world.retrieved[query.id].candidates)
+    found = conditions_of(world, query, Conditions(none=False, each_candidate=False, first=(2, 1, 99)))
+    assert found == {"first": [Condition(retrieved[:2]), Condition(retrieved[:1]), Condition(retrieved)]}
+    for wrong in ((0,), (2, 2)):
+        with pytest.raises(ValueError, match=r"scoring\.conditions\.first must hold numbers from 1 up"):
+            Conditions(first=wrong)
+
+
 def test_draws_follow_the_seed_and_not_the_order_of_queries(world, tmp_path):
     query = world.queries["train"][2]
     again = conditions_of(world_of(tmp_path), query, EVERYTHING)

@@ -130,3 +130,21 @@ def test_draws_stay_within_what_is_allowed_and_reach_all_of_it(how):
     assert pairs(told, 2, how, counter_rng(0, "t")) == pairs(told, 2, how, counter_rng(0, "t"))
     drawn = {tuple(pairs(told, 1, how, counter_rng(seed, "t"))) for seed in range(40)}
     assert drawn == {(one,) for one in allowed}
+
+
+@pytest.mark.parametrize("how", ["mixed", "one_corpus"])
+def test_a_question_that_nothing_supports_may_teach_to_search_nowhere(how):
+    document = (Document("d", "x"),)
+    judged = [Judged("q", name, words, document, "", False) for name in ("r", "w") for words in ("bad 1", "bad 2")]
+    rng = counter_rng(0, "t")
+    dropped = sort(judged, ["r", "w"])
+    assert dropped.lacks == "no positive"
+    assert targets(dropped, 3, rng) == pairs(dropped, 3, how, rng) == []
+    kept = sort(judged, ["r", "w"], may_leave_out=True)
+    assert kept.lacks is None
+    assert targets(kept, 3, rng) == [()]
+    ((chosen, rejected),) = pairs(kept, 3, how, rng)
+    assert chosen == ()
+    assert len(rejected) == (2 if how == "mixed" else 1)
+    silent = sort([], ["r", "w"], may_leave_out=True)  # nothing was searched, so nothing is known
+    assert targets(silent, 3, rng) == pairs(silent, 3, how, rng) == []

@@ -46,6 +46,13 @@ def test_channels_are_lists_of_their_own_in_the_pool_s_order(world):
     assert [candidate.id for candidate in found.candidates] == ["d0", "d1", "d2", "d3"]
 
 
+def test_first_k_counts_through_all_channels(world):
+    one, other = Channel.IMAGE_TO_IMAGE, Channel.TEXT_TO_TEXT
+    pool = Scripted(world.documents, (0.1, 0.9, 0.5, 0.7), [one, other, other, one])
+    (found,) = SelectedSearch(pool, Selection("first_k", 3)).retrieve([Query("q", "?")])
+    assert [candidate.id for candidate in found.candidates] == ["d0", "d1", "d2"]
+
+
 def test_nothing_found_is_nothing_kept_and_an_unordered_pool_is_refused(world):
     assert SelectedSearch(NoEvidence()).retrieve([Query("q", "?")])[0].candidates == ()
     with pytest.raises(ValueError, match=r"query 'q', channel text_to_text: scores rise"):

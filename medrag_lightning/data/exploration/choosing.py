@@ -19,15 +19,26 @@ TRIES = 20  # draws for each text or pair that is wanted, before no other is tho
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """The good and the bad wordings of a question, by corpus; every corpus is there."""
+    """The good and the bad wordings of a question, by corpus; every corpus is there.
+
+    `may_leave_out`: where none is good, to search nowhere is what is good.
+    """
 
     good: Mapping[str, tuple[str, ...]]
     bad: Mapping[str, tuple[str, ...]]
+    may_leave_out: bool = False
+
+    @property
+    def searches_nowhere(self) -> bool:
+        """Whether it teaches to leave every corpus out: nothing that was found supports the answer."""
+        return self.may_leave_out and self.has_bad and not self.has_good
 
     @property
     def lacks(self) -> str | None:
         """The side that a pair would lack."""
-        return None if self.has_good and self.has_bad else "no negative" if self.has_good else "no positive"
+        if self.searches_nowhere or (self.has_good and self.has_bad):
+            return None
+        return "no negative" if self.has_good else "no positive"
 
     @property
     def has_good(self) -> bool:
@@ -40,21 +51,21 @@ class Sorted:
         return any(self.bad.values())
 
 
-def sort(judged: Sequence[Judged], corpora: Sequence[str]) -> Sorted:
+def sort(judged: Sequence[Judged], corpora: Sequence[str], may_leave_out: bool = False) -> Sorted:
     """One question's wordings by what was said of them."""
 
     def words(corpus: str, good: bool) -> tuple[str, ...]:
         return tuple(one.words for one in judged if one.corpus == corpus and one.is_good is good)
 
-    return Sorted({name: words(name, True) for name in corpora}, {name: words(name, False) for name in corpora})
+    return Sorted({name: words(name, True) for name in corpora}, {name: words(name, False) for name in corpora}, may_leave_out)
 
 
 def targets(told: Sorted, count: int, rng: np.random.Generator) -> list[Searches]:
     """At most `count` different texts to learn, drawn: one good search of each corpus, nothing where it has none.
 
-    None for a question without any good search: it teaches nothing about what to ask.
+    None for a question without any good search, which teaches nothing about what to ask; or one that asks nothing, if it may.
     """
-    if not told.has_good:
+    if not told.has_good and not told.searches_nowhere:
         return []
     possible = prod(max(1, len(mine)) for mine in told.good.values())
     return _different(lambda: _one_each(told.good, rng), min(count, possible))
@@ -65,10 +76,12 @@ def pairs(told: Sorted, count: int, how: PairSides, rng: np.random.Generator) ->
 
     ``mixed``: a good search of each corpus against a bad one of each. Where a corpus has no good search, leaving it out is
     preferred to asking it; where it has no bad one, the other side leaves it out. ``one_corpus``: the sides differ in one
-    corpus that has a bad search; the corpora take turns.
+    corpus that has a bad search; the corpora take turns. Where nothing supports the answer, at most one pair: to search nowhere
+    against a bad search.
     """
     if told.lacks is not None:
         return []
+    count = min(count, 1) if told.searches_nowhere else count
     goods = prod(max(1, len(mine)) for mine in told.good.values())
     if how == "mixed":
         bads = prod(max(1, len(mine)) for mine in told.bad.values())

@@ -33,7 +33,7 @@ from medrag_lightning.search_files import read_searches, searches_are_there, wri
 
 logger = logging.getLogger(__name__)
 STATISTICS = "statistics.json"
-SETTINGS = ("queries_per_corpus", "top", "most_attempts", "targets_per_query", "pairs_per_query", "pairs")
+SETTINGS = ("queries_per_corpus", "top", "most_attempts", "targets_per_query", "pairs_per_query", "pairs", "no_support")
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class Lesson:
 
 def lesson(query: Query, judged: Sequence[Judged], corpora: Sequence[str], plan: ExplorationPlan, seed: int) -> Lesson:
     """Draws depend on the seed and the question's id alone, so more questions change nothing for the others."""
-    told = sort(judged, corpora)
+    told = sort(judged, corpora, plan.no_support == "leave_out")
     drawn = targets(told, plan.targets_per_query, counter_rng(seed, "search targets", query.id))
     rows = tuple(SearchRow(query.id, query.split, searches, sample) for sample, searches in enumerate(drawn))
     sides = pairs(told, plan.pairs_per_query, plan.pairs, counter_rng(seed, "search pairs", query.id))

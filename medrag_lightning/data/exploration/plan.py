@@ -12,6 +12,7 @@ from medrag_lightning.records.searches import TAG
 
 SplitName = Literal["train", "val"]
 PairSides = Literal["mixed", "one_corpus"]
+NoSupport = Literal["drop", "leave_out"]
 DESCRIPTIONS: Mapping[str, str] = {
     "research": "abstracts of medical research articles, in the words of studies: cohorts, hazards, outcomes, trials",
     "wiki": "an encyclopaedia for everybody: what a disease, a drug or a structure of the body is, and what is known of it",
@@ -41,6 +42,9 @@ class ExplorationPlan:
         pairs_per_query: of a question, at most.
         pairs: ``mixed`` draws a bad search of every corpus for the side that is not preferred, as published, so a pair mixes
             which corpus with which words; ``one_corpus`` changes the preferred side in one corpus alone.
+        no_support: what a question teaches whose searches all found nothing that supports its answer: ``drop``, nothing, as
+            published; ``leave_out``, to search nowhere: a generator learns which questions need no documents, as far as the
+            expert can be trusted to have found what there is.
         splits: whose questions are explored.
         batch_size: questions that the expert is given at once; an interruption loses no more than these.
         samples: questions written out to look at, with what was found and said; 0 for none.
@@ -55,6 +59,7 @@ class ExplorationPlan:
     targets_per_query: int = 3
     pairs_per_query: int = 3
     pairs: PairSides = "mixed"
+    no_support: NoSupport = "drop"
     splits: tuple[SplitName, ...] = ("train", "val")
     batch_size: int = 16
     samples: int = 20

@@ -47,7 +47,7 @@ class LabelFacts:
     def facts(self, documents: Sequence[Document]) -> list[frozenset[str]]:
         """The labels of each document; ValueError if the file knows none of them, or lists its bad rows."""
         if self._labels is None:
-            told = parse_rows(read_rows(self.path), self._parse, type(self).__name__)
+            told = parse_rows(read_rows(self.path), self._parse, type(self).__name__)  # type: ignore[type-var]
             self._labels = {labelled.id: labelled.labels for labelled in told}
         if documents and not any(document.id in self._labels for document in documents):
             some, theirs = documents[0].id, next(iter(self._labels), "nothing")

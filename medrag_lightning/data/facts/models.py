@@ -12,7 +12,15 @@ from medrag_lightning.data.facts.negation import DENIED
 from medrag_lightning.records import Document
 
 ModelName = Literal["radgraph", "chexbert"]
-CHEXBERT = ("enlarged mediastinum", "cardiomegaly", "lung opacity", "lung lesion", "edema", "consolidation", "pneumonia")
+CHEXBERT: tuple[str, ...] = (
+    "enlarged mediastinum",
+    "cardiomegaly",
+    "lung opacity",
+    "lung lesion",
+    "edema",
+    "consolidation",
+    "pneumonia",
+)
 CHEXBERT += ("atelectasis", "pneumothorax", "pleural effusion", "pleural other", "fracture", "support device", "normal")
 _TROUBLE = (ImportError, OSError, RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError)
 

@@ -39,6 +39,8 @@ _AFTER += (("not", "identified"), ("has", "resolved"), ("have", "resolved"), ("i
 _ENDS = frozenset((*".;:!?\n", "but", "however", "although", "though", "except", "which", "that", "with", "yet", "persistent"))
 _NO_DENIAL = (("no", "change"), ("no", "interval"), ("not", "only"), ("no", "increase"), ("no", "decrease"), ("no", "longer"))
 
+_FIRST = frozenset(cue[0] for cue in (*_BEFORE, *_AFTER))
+
 
 def tokens(text: str) -> list[str]:
     """Words in small letters, and the signs that end a clause; commas go on with it."""
@@ -49,6 +51,8 @@ def denied(words: Sequence[str]) -> list[bool]:
     """Whether each of `tokens` is denied by words before it or after it in its clause."""
     found = [False] * len(words)
     for place in range(len(words)):
+        if words[place] not in _FIRST:
+            continue
         if any(_stands(words, place, cue) for cue in _NO_DENIAL):
             continue
         for cue in _BEFORE:

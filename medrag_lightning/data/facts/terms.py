@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.data.facts.chest import CHEST
@@ -69,7 +69,7 @@ class TermFacts:
         return next((size for size in range(longest, 0, -1) if tuple(words[place : place + size]) in self.named), 0)
 
 
-def _of_ontology(ontology: Table, shortest: int) -> Mapping[str, list[str]]:
+def _of_ontology(ontology: Table, shortest: int) -> dict[str, list[str]]:
     """Names of each term; ValueError where the table holds no terms."""
     documents = ontology.documents()
     terms = [term for document in documents if (term := read_term(document.id, document.text)) is not None]

@@ -18,6 +18,11 @@ INTENDED_USE = (
     "Research on retrieval and reading: studying what a system answers about medical images, from which evidence, and how sure "
     "it is. It is a research tool, not a medical device: no one may be diagnosed or treated by its answers."
 )
+LACKS_GENERATOR = (
+    "The run was tested with searches that a query generator wrote. This bundle was exported without it, on demand: it "
+    "searches with the question itself, so the figures of the run are not those of this system."
+)
+_HOW = {"merged": "a plain Hugging Face folder", "adapter": "a PEFT adapter and its base", "both": "a plain folder; adapter"}
 _SHOWN = (
     "closed_accuracy",
     "closed_balanced_accuracy",
@@ -26,6 +31,34 @@ _SHOWN = (
     "open_token_recall",
     "open_token_f1",
 )
+
+
+def reader_told(how: str, dtype: str) -> str:
+    """In words, how a reader lies in the bundle."""
+    return f"{_HOW[how]}, {dtype}"
+
+
+def searches_told(system: Told) -> dict[str, str]:
+    """In words, what decides where a question is searched and with which words; empty where nothing does."""
+    told, spec = {}, system.get("generator")
+    if spec is not None:
+        how = reader_told(spec["reader"]["kind"], spec["reader"]["dtype"])
+        told["query generator"] = f"{how}; writes what to ask {', '.join(spec['corpora'])}"
+    return told | _routes(system["source"])
+
+
+def _routes(source: Told) -> dict[str, str]:
+    """How a question finds the part of its modality."""
+    found = {}
+    if source["kind"] == "routed":
+        rest = {"refuse": "others are refused", "all": "others ask all"}.get(source["other"], f"others go to {source['other']}")
+        how = {"given": "given with the question", "predicted": "told from its image"}
+        route = how.get(source["route"], "given with the question, else told from its image")
+        found["routes"] = f"{', '.join(part['name'] for part in source['parts'])} by modality, {route}; {rest}"
+    pools = [part["source"] for part in source.get("parts", [])] + [one for one in (source.get("pool"),) if one]
+    for inner in pools:
+        found |= _routes(inner)
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -75,6 +108,7 @@ def metadata(told: Told) -> dict[str, Any]:
                 "logp_nats": {"type": "list of float", "of": "choices"},
                 "citations": {"type": "list of documents with weights and licences"},
                 "warnings": {"type": "list of text"},
+                **({"searches": {"type": "text by corpus"}} if "query generator" in told["inside"] else {}),
             },
         },
     }
@@ -99,7 +133,8 @@ def model_card(told: Told, results: Told | None) -> str:
         "## What is inside\n\n" + _rows(told["inside"]),
         "## How it was proved\n\n"
         + (
-            f"{parity['probes']} questions were asked of the run and of this bundle in a clean process: the answers and the "
+            f"{parity['probes']} questions were asked of the run and of this bundle in a clean process: the answers"
+            f"{', the searches that are written' if 'query generator' in told['inside'] else ''} and the "
             f"evidence are the same, log-probabilities differ by at most {parity['max_abs_delta_logp_nats']:.2e} nats "
             f"(allowed: {parity['tolerance_nats']:.0e}). Against the run with the weights' types as they were trained: "
             f"{parity['max_abs_delta_as_trained_nats']:.2e} nats, {parity['answers_changed_as_trained']} answers changed.\n"
@@ -146,6 +181,8 @@ def _limits(told: Told, results: Told | None) -> list[str]:
         "Text that stands in the evidence reaches the reader; whoever can write to the evidence can sway the answers.",
         "Ids of patients, studies and documents are keyed hashes: hidden, not encrypted. Images and texts are as they were.",
     ]
+    if told.get("lacks"):
+        limits.insert(0, told["lacks"])
     if told["data"]["synthetic"]:
         limits.insert(0, "The data are SYNTHETIC: figures have no medical meaning.")
     return limits

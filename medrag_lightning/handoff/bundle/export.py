@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from medrag_lightning.answering import Answerer
 from medrag_lightning.artifacts import fingerprint, sha256_file, write_bytes, write_json
 from medrag_lightning.handoff.bundle import card, layout
 from medrag_lightning.handoff.bundle.corpus import write_corpus
+from medrag_lightning.handoff.bundle.generator import check_generator, how_of, save_generator
 from medrag_lightning.handoff.bundle.identities import Identities
 from medrag_lightning.handoff.bundle.merging import cast_reader
 from medrag_lightning.handoff.bundle.probes import (
@@ -37,6 +39,7 @@ from medrag_lightning.handoff.bundle.swap import put_in_place, refuse_existing, 
 from medrag_lightning.handoff.bundle.system import describe_system, system_schema
 from medrag_lightning.handoff.bundle.verify import verify_bundle
 from medrag_lightning.models.hf_reader import HfReader
+from medrag_lightning.records import WrittenSearches
 
 MERGE_TOLERANCE_NATS = layout.TOLERANCE_NATS["float32"]
 
@@ -79,6 +82,10 @@ def export_bundle(run: Run, settings: Settings, say: Say, report: Report) -> dic
 
 def _check(answerer: Answerer, settings: Settings) -> None:
     check_reader(answerer.reader, settings.reader)
+    if answerer.generator is not None:
+        check_generator(answerer.generator, settings.reader)
+        if answerer.generator.reader is answerer.reader:
+            raise ValueError("the query generator and the answering reader are one object; a bundle writes each by itself")
     check_source(answerer.source)
     if settings.probes < 1:
         raise ValueError(f"--probes must be at least 1, got {settings.probes}: a bundle is proved by its probes")
@@ -105,7 +112,11 @@ class _Writing:
         reader = run.answerer.reader
         assert isinstance(reader, HfReader), "checked before"
         self.reader = reader
-        self.probes = choose_probes(run.queries, settings.probes)
+        probes = choose_probes(run.queries, settings.probes)
+        self.generator = run.answerer.generator
+        self.probes = (
+            probes if self.generator is None else [replace(probe, searches=None) for probe in probes]
+        )  # it writes them
         half = reader.compute_dtype == torch.bfloat16
         self.dtype = settings.dtype or ("bfloat16" if half else "float32")
 
@@ -114,15 +125,17 @@ class _Writing:
         self.say(f"asking the run {len(self.probes)} probe questions")
         as_trained = self._answers()
         fingerprints = {"reader": self.reader.fingerprint(), "source": self.answerer.source.fingerprint()}
+        generator, in_its_type = self._write_generator(as_trained)
+        fingerprints |= {} if generator is None else {"query generator": generator.pop("fingerprint")}
         self.say("writing the reader")
-        spec, expected = self._write_reader(as_trained)
+        spec, expected = self._write_reader(in_its_type)
         self.say("writing encoders, evidence and images")
         source = save_source(self.answerer.source, self.bundle)
         made = load_source(source, self.bundle, self.settings.device)
         evidence = write_corpus(self.answerer.source, made, self.root, self.identities, self.answerer.open_image, self.report)
         self.identities.write(self.root / layout.KEY)
         write_probes(self.root, self.probes, expected, self.identities, self.answerer._open)
-        system = describe_system(self.answerer, spec, source) | {"abstain_below": self.settings.abstain_below}
+        system = describe_system(self.answerer, spec, source, generator) | {"abstain_below": self.settings.abstain_below}
         write_json(self.bundle / layout.SYSTEM, system)
         write_json(self.bundle / layout.SYSTEM_SCHEMA, system_schema())
         fingerprints |= {
@@ -136,15 +149,32 @@ class _Writing:
         onnx = self._write_onnx(vector_searches(made))
         self.say("asking the bundle the same in a clean process")
         parity = self._prove(expected, as_trained)
-        told = self._describe(fingerprints, parity, onnx, corpora, extras_of(source))
+        told = self._describe(fingerprints, parity, onnx, corpora, system)
         write_sums(self.bundle)
         if faults := verify_bundle(self.bundle, None if self.root == self.bundle else self.root).faults:
             raise ValueError(f"the bundle that was written is not sound: {'; '.join(faults[:3])}")
         return told
 
     def _answers(self) -> list[Told]:
-        self.reader.to(self.settings.device)
+        for reader in (self.reader, None if self.generator is None else self.generator.reader):
+            if isinstance(reader, HfReader):
+                reader.to(self.settings.device)
         return answers_of(self.answerer, self.probes, self.identities)
+
+    def _write_generator(self, as_trained: list[Told]) -> tuple[dict[str, Any] | None, list[Told]]:
+        """The generator's entry in ``system.json``, and what the run answers to searches of the generator that is exported."""
+        if self.generator is None:
+            return None, as_trained
+        self.say("writing the query generator")
+        whole, how = self.generator.identity()["generator"], how_of(self.generator, self.settings.reader)
+        spec = save_generator(self.generator, self.settings.reader, self.settings.dtype, self.bundle, self._searches)
+        return spec | {"fingerprint": whole}, as_trained if how == "adapter" else self._answers()
+
+    def _searches(self) -> list[WrittenSearches]:
+        assert self.generator is not None
+        images = [None if probe.image is None else self.answerer.open_image(probe.image) for probe in self.probes]
+        asked = zip(self.probes, images, strict=True)  # one by one, as they will be
+        return [self.generator.write([probe], [image])[0] for probe, image in asked]
 
     def _write_reader(self, as_trained: list[Told]) -> tuple[dict[str, Any], list[Told]]:
         """The reader's entry in ``system.json``, and what it answers in the type that is exported.
@@ -209,20 +239,17 @@ class _Writing:
             "device": self.settings.device,
         }
 
-    def _inside(self, onnx: dict[str, float], corpora: Sequence[Mapping[str, Any]], extras: Sequence[str]) -> dict[str, Any]:
+    def _inside(self, onnx: dict[str, float], corpora: Sequence[Mapping[str, Any]], system: Told) -> dict[str, Any]:
         """What is in the bundle, and what it needs, for people."""
-        how = {
-            "merged": "a plain Hugging Face folder",
-            "adapter": "a PEFT adapter and its base",
-            "both": "a plain folder; adapter",
-        }
+        extras = ",".join(["runtime", *extras_of(system["source"])])
         return {
             "system": self.run.system or "retrieved",
-            "reader": f"{how[self.settings.reader]}, {self.dtype}",
+            "reader": card.reader_told(self.settings.reader, self.dtype),
+            **card.searches_told(system),
             "evidence": "in the bundle" if self.root == self.bundle else "pointed to",
             "documents": sum(corpus["documents"] for corpus in corpora),
             "onnx": f"{len(onnx)} models, least cosine {min(onnx.values()):.6f}" if onnx else "none",
-            "needs": f"medrag-lightning[{','.join(['runtime', *extras])}]",
+            "needs": f"medrag-lightning[{extras}]",
         }
 
     def _describe(
@@ -231,10 +258,10 @@ class _Writing:
         parity: dict[str, Any],
         onnx: dict[str, float],
         corpora: Sequence[Mapping[str, Any]],
-        extras: Sequence[str],
+        system: Told,
     ) -> dict[str, Any]:
         """Writes ``bundle.json``, ``metadata.json`` and the card."""
-        inside = self._inside(onnx, corpora, extras)
+        inside = self._inside(onnx, corpora, system)
         results = card.read_results(self.run.result_folders)
         sources = _added(corpus["sources"] for corpus in corpora)
         data = {**self.run.counts, "documents": inside["documents"], "sources": sources}
@@ -255,6 +282,7 @@ class _Writing:
             "data": data,
             "metrics": card.metrics_of(results),
         }
+        told |= {"lacks": card.LACKS_GENERATOR} if self.run.lacks_generator else {}
         write_json(self.bundle / layout.BUNDLE, told)
         write_json(self.bundle / layout.METADATA, card.metadata(told))
         write_bytes(self.bundle / layout.CARD, card.model_card(told, results).encode())

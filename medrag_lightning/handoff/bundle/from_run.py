@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from medrag_lightning.answering.run import answerer_and_data
+from medrag_lightning.answering import Answerer
+from medrag_lightning.answering.run import RunOfGenerator, answerer_and_data, searches_of
 from medrag_lightning.artifacts import fingerprint, read_json
 from medrag_lightning.handoff.bundle.request import Run
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.records import Split
 
 
-def read_run(run: str | Path, checkpoint: str, fusion: str | Path | None = None, system: str = "") -> Run:
+def read_run(
+    run: str | Path,
+    checkpoint: str,
+    fusion: str | Path | None = None,
+    system: str = "",
+    generator: RunOfGenerator | None = None,
+    without_generator: bool = False,
+) -> Run:
     """The run of a ``config.yaml``, or of a folder that holds one; builds the evidence store where it is missing.
 
     Args:
@@ -24,27 +32,59 @@ def read_run(run: str | Path, checkpoint: str, fusion: str | Path | None = None,
         checkpoint: a file, or ``best`` or ``last``: of the run's own ``checkpoints/``.
         fusion: the ``fusion.yaml`` that `validate` wrote; None for the run's own settings.
         system: a name of the run's `data.rivals`; empty for its own source.
+        generator: config and checkpoint of what wrote the searches that the run was tested with; see `generator_of`.
+        without_generator: such a run is exported without it.
 
     Raises:
         ValueError: what is missing, and how to get it.
     """
     config = config_of(Path(run))
     chosen = checkpoint_of(config.parent, checkpoint)
-    answerer, data = answerer_and_data(config, chosen, None if fusion is None else read_fusion(Path(fusion)), system)
+    tuned = None if fusion is None else read_fusion(Path(fusion))
+    answerer, data = answerer_and_data(config, chosen, tuned, system, generator, without_generator)
+    lacks_generator = _lacks_generator(config, searches_of(data) is not None, generator, without_generator)
     told = yaml.safe_load(config.read_text(encoding="utf-8"))
     questions = {str(split): data.split_queries(split) for split in Split}
-    asked = [[query.id, query.question, query.answer] for part in questions.values() for query in part]
     if not questions["test"]:
         raise ValueError(f"{config}: its data have no test questions, and an export is proved by some; give a table that has")
     return Run(
         answerer,
-        questions["test"],
+        [replace(query, searches=None) for query in questions["test"]],
         {name: len(part) for name, part in questions.items()},
         told.get("seed_everything"),
         [config.parent, chosen.resolve().parent.parent],
-        fingerprint(asked),
+        fingerprint([[query.id, query.question, query.answer] for part in questions.values() for query in part]),
         system,
+        lacks_generator,
     )
+
+
+def answerer_of(
+    run: str | Path, checkpoint: str, generator: RunOfGenerator | None, without_generator: bool, device: str
+) -> Answerer:
+    """The answerer of a run itself, on a device; arguments as of `read_run`."""
+    config = config_of(Path(run))
+    weights = checkpoint_of(config.parent, checkpoint)
+    answerer, _ = answerer_and_data(config, weights, generator=generator, without_generator=without_generator)
+    for reader in (answerer.reader, None if answerer.generator is None else answerer.generator.reader):
+        if isinstance(reader, torch.nn.Module):
+            reader.to(device)
+    return answerer
+
+
+def generator_of(run: str | Path, checkpoint: str | None) -> RunOfGenerator:
+    """Config and checkpoint of a query generator, from the folder of its run, or its ``config.yaml``.
+
+    Args:
+        run: of stage query_generator: the fit, or the `predict` that wrote the table.
+        checkpoint: as of `checkpoint_of`; None for the best of the fit.
+    """
+    config = config_of(Path(run))
+    try:
+        return config, checkpoint_of(config.parent, checkpoint or "best")
+    except ValueError as error:
+        told = str(error).replace("--ckpt_path", "--generator_ckpt_path")
+        raise ValueError(f"--generator {run}: {told}") from error
 
 
 def config_of(run: Path) -> Path:
@@ -102,6 +142,17 @@ def suggested_threshold(run: Path) -> float:
             "probability, or report on a run that was validated"
         )
     return float(told["threshold"])
+
+
+def _lacks_generator(config: Path, searched: bool, generator: RunOfGenerator | None, without_generator: bool) -> bool:
+    if searched or (generator is None and not without_generator):
+        return searched and generator is None
+    option = "--without_generator" if generator is None else "--generator"
+    remedy = "" if generator is None else ", or test the run with the table that this generator wrote"
+    raise ValueError(
+        f"{option}: the questions of {config} were searched with themselves (no data.searches.table), and a bundle answers as "
+        f"its run was tested; leave it out{remedy}"
+    )
 
 
 def _hint(folder: Path) -> str:

@@ -8,6 +8,7 @@ BUNDLE, SUMS, SYSTEM, SYSTEM_SCHEMA = "bundle.json", "SHA256SUMS", "system.json"
 METADATA, CARD, POINTER = "metadata.json", "MODEL_CARD.md", "corpus_pointer.json"
 READER, BASE, ADAPTER, STEERING = "reader", "base", "adapter", "steering.safetensors"
 RETRIEVER, INDEX, IMAGES = "retriever", "index", "images"
+GENERATOR = "generator"
 KEY, PROBES, PROBE_IMAGES = "identities.key", "probes.jsonl", "probes"
 CORPUS_SUFFIX = "-corpus"
 NEEDED = (BUNDLE, SUMS, SYSTEM, SYSTEM_SCHEMA, METADATA, CARD)

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medrag_lightning.answering import Answerer
+from medrag_lightning.answering import Answer, Answerer
 from medrag_lightning.artifacts import counter_rng, write_jsonl
 from medrag_lightning.batches import pixel_sha256
 from medrag_lightning.handoff.bundle.identities import Identities
 from medrag_lightning.handoff.bundle.layout import PROBE_IMAGES, PROBES
 from medrag_lightning.interfaces import OpenImage
-from medrag_lightning.records import AnswerType, ImageRef, Prediction, Query, Split
+from medrag_lightning.records import AnswerType, ImageRef, Query, Split
 
 Told = dict[str, Any]
 
@@ -27,8 +27,10 @@ def choose_probes(queries: Sequence[Query], count: int, seed: int = 0) -> list[Q
     return [kind[place] for place in range(most) for kind in kinds if place < len(kind)][:count]
 
 
-def told_of(prediction: Prediction, identities: Identities) -> Told:
+def told_of(answer: Answer, identities: Identities) -> Told:
     """What is compared of an answer; ids of documents are hashed."""
+    prediction = answer.prediction
+    searches = None if answer.searches is None else [list(one) for one in answer.searches]
     return {
         "answer": prediction.answer,
         "logp_nats": list(prediction.logp_nats),
@@ -36,6 +38,8 @@ def told_of(prediction: Prediction, identities: Identities) -> Told:
         "cited": [identities.of("record", name) for name in prediction.cited],
         "scores": list(prediction.scores),
         "weights": list(prediction.weights),
+        "searches": searches,
+        "search_faults": list(answer.search_faults),
     }
 
 
@@ -79,7 +83,7 @@ def read_probes(root: Path) -> tuple[list[Query], list[Told]]:
 
 def answers_of(answerer: Answerer, queries: Sequence[Query], identities: Identities) -> list[Told]:
     """What an answerer says to each question, in the form that is compared."""
-    return [told_of(answerer.answer(query).prediction, identities) for query in queries]
+    return [told_of(answerer.answer(query), identities) for query in queries]
 
 
 def largest_delta_nats(expected: Sequence[Told], found: Sequence[Told]) -> float:
@@ -92,11 +96,13 @@ def largest_delta_nats(expected: Sequence[Told], found: Sequence[Told]) -> float
 
 
 def differences(expected: Sequence[Told], found: Sequence[Told]) -> list[str]:
-    """In words, where two lists of answers differ in more than rounding: other answers or other evidence."""
+    """In words, where two lists of answers differ in more than rounding: other answers, searches or evidence."""
     faults = []
     for number, (one, other) in enumerate(zip(expected, found, strict=True)):
         if one["answer"] != other["answer"]:
             faults.append(f"probe {number}: the answer {one['answer']!r} became {other['answer']!r}")
+        if any(one[name] != other[name] for name in ("searches", "search_faults")):
+            faults.append(f"probe {number}: the searches {one['searches']!r} became {other['searches']!r}")
         if one["cited"] != other["cited"]:
             faults.append(f"probe {number}: other evidence was found")
     return faults

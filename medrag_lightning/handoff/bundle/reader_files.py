@@ -40,22 +40,23 @@ def check_reader(reader: Any, how: How) -> None:
         )
 
 
-def save_reader(reader: HfReader, how: How, bundle: Path) -> Spec:
+def save_reader(reader: HfReader, how: How, bundle: Path, within: str = "") -> Spec:
     """Writes the reader and gives its entry in ``system.json``; afterwards it is merged, or (``adapter``) without its adapter.
 
-    To be merged, it must be float32.
+    To be merged, it must be float32. `within`: a folder of the bundle and ``/``, for a reader that is not the only one.
     """
+    (bundle / within).mkdir(parents=True, exist_ok=True)
     spec: Spec = {"kind": "adapter" if how == "adapter" else "merged", "max_image_side_px": reader.processor.max_image_side_px}
     if how != "merged":
-        _save_adapter(reader, bundle / ADAPTER)
+        _save_adapter(reader, bundle / within / ADAPTER)
     if how == "adapter":
-        spec |= {"adapter": ADAPTER, "base": _save_base(reader, bundle / BASE)}
+        spec |= {"adapter": within + ADAPTER, "base": _save_base(reader, bundle, within + BASE)}
     else:
         merge_reader(reader)
-        spec |= {"folder": READER}
+        spec |= {"folder": within + READER}
     if reader.steering_factor_L is not None:
-        save_file({"steering_factor_L": reader.steering_factor_L.detach().cpu().clone()}, bundle / STEERING)
-    return spec | {"learned_steering": STEERING if reader.steering_factor_L is not None else None}
+        save_file({"steering_factor_L": reader.steering_factor_L.detach().cpu().clone()}, bundle / within / STEERING)
+    return spec | {"learned_steering": within + STEERING if reader.steering_factor_L is not None else None}
 
 
 def save_weights(reader: HfReader, folder: Path) -> None:
@@ -116,7 +117,7 @@ def _save_adapter(reader: HfReader, folder: Path) -> None:
     write_json(path, read_json(path) | {"base_model_name_or_path": base.name if published else f"../{BASE}"})
 
 
-def _save_base(reader: HfReader, folder: Path) -> Spec:
+def _save_base(reader: HfReader, bundle: Path, folder: str) -> Spec:
     """Where the base lies: in the bundle, unless it is a published model at a known commit."""
     base = reader.backbone
     adapted: Any = reader.model
@@ -124,8 +125,8 @@ def _save_base(reader: HfReader, folder: Path) -> Spec:
     commit = getattr(reader.core.config, "_commit_hash", None)
     if isinstance(base, Pretrained) and not Path(base.name).exists():
         return {"name": base.name, "revision": base.revision, "commit": commit, "quantization": base.quantization}
-    save_weights(reader, folder)
-    return {"folder": BASE}
+    save_weights(reader, bundle / folder)
+    return {"folder": folder}
 
 
 def _plain(backbone: Pretrained) -> HfReader:

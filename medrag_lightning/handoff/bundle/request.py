@@ -51,6 +51,7 @@ class Run:
         result_folders: where ``results.json`` may lie.
         queries_fingerprint: of all questions.
         system: which of the run's systems this is, as its results name it; empty for ``retrieved``.
+        lacks_generator: whether the run was tested with the searches of a query generator, and this answerer has none.
     """
 
     answerer: Answerer
@@ -60,3 +61,4 @@ class Run:
     result_folders: Sequence[Path]
     queries_fingerprint: str
     system: str = ""
+    lacks_generator: bool = False

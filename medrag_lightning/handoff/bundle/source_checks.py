@@ -6,6 +6,7 @@ from typing import Any
 
 from medrag_lightning.handoff.bundle.encoders import check_encoder
 from medrag_lightning.handoff.bundle.rerankers import check_reranker
+from medrag_lightning.handoff.bundle.routers import check_router
 from medrag_lightning.retrieval.candidates import CachedTable, Remembered
 from medrag_lightning.retrieval.corpus_search import CorpusSearch
 from medrag_lightning.retrieval.fused import FusedSearch
@@ -14,10 +15,11 @@ from medrag_lightning.retrieval.hybrid import HybridSearch
 from medrag_lightning.retrieval.lexical import LexicalSearch
 from medrag_lightning.retrieval.milvus import MilvusSearch
 from medrag_lightning.retrieval.reranked import RerankedSearch
+from medrag_lightning.retrieval.routed import RoutedSearch
 from medrag_lightning.retrieval.selected import SelectedSearch
 from medrag_lightning.retrieval.source import LiveSearch, NoEvidence
 
-KNOWN = "LiveSearch, FusedSearch, LexicalSearch, GraphSearch, HybridSearch, RerankedSearch, SelectedSearch"
+KNOWN = "LiveSearch, FusedSearch, LexicalSearch, GraphSearch, HybridSearch, RerankedSearch, SelectedSearch, RoutedSearch"
 
 
 def check_source(source: Any) -> None:
@@ -37,9 +39,11 @@ def _check_search(search: Any, called: str) -> None:
         _check_search(search.source, called)
     elif isinstance(search, CorpusSearch | NoEvidence):
         raise ValueError(f"{called} is a {type(search).__name__}; a bundle cannot hold it as a part of another search")
-    elif isinstance(search, HybridSearch):
+    elif isinstance(search, HybridSearch | RoutedSearch):
         for name, part in search.parts.items():
-            _check_search(part, f"the part {name!r} of HybridSearch")
+            _check_search(part, f"the part {name!r} of {type(search).__name__}")
+        if isinstance(search, RoutedSearch) and search.router is not None:
+            check_router(search.router)
     elif isinstance(search, RerankedSearch | SelectedSearch | FusedSearch):
         _check_search(search.pool, f"the pool of {type(search).__name__}")
         if isinstance(search, RerankedSearch):

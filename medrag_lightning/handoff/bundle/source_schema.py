@@ -17,21 +17,21 @@ from medrag_lightning.handoff.bundle.settings_schema import (
 from medrag_lightning.models.sentence_encoder import Pooling
 from medrag_lightning.retrieval.index import IndexConfig
 from medrag_lightning.retrieval.lexical_index import Bm25Settings
+from medrag_lightning.retrieval.routed import Route
 from medrag_lightning.retrieval.store import VectorType
 from medrag_lightning.retrieval.words import WordSettings
 from medrag_lightning.selection import Selection
 
 CHANNELS: Schema = {"enum": ["image_to_image", "image_to_text", "text_to_text", "text_to_image"]}
 DTYPE: Schema = {"enum": ["float32", "bfloat16", "float16"]}
-SEARCHES = ("live", "fused", "lexical", "graph", "hybrid", "reranked", "selected")
+SEARCHES = ("live", "fused", "lexical", "graph", "hybrid", "reranked", "selected", "routed")
 """Kinds of searches of one corpus: each may stand alone, as a part of another, or for a corpus among several."""
 
 
 def definitions() -> dict[str, Schema]:
     """The definitions that ``#/$defs/source`` and the encoders in it refer to."""
     search = {"$ref": "#/$defs/search"}
-    of = {"type": "array", "items": NAME, "minItems": 1}
-    parts = {"type": "array", "items": of_object({"name": NAME, "of": of, "source": search}), "minItems": 1}
+    parts = _parts(search, NAME)
     source = [
         of_object({"kind": {"const": "none"}}),
         search,
@@ -39,6 +39,7 @@ def definitions() -> dict[str, Schema]:
         of_object({"kind": {"const": "corpora"}, "parts": parts}),
     ]
     found = {"live": _live(), "fused": _fused(), "lexical": _lexical(), "graph": _graph()} | _of_pools(search)
+    found["routed"] = _routed(search)
     assert set(found) == set(SEARCHES)
     return found | {"search": one_of(*SEARCHES), "source": {"anyOf": source}, "reranker": _reranker(), "encoder": _encoder()}
 
@@ -107,8 +108,33 @@ def _of_pools(search: Schema) -> dict[str, Schema]:
     return {
         "hybrid": of_object(hybrid),
         "reranked": of_object({"kind": {"const": "reranked"}, "pool": search, **read}),
-        "selected": of_object({"kind": {"const": "selected"}, "pool": search, "rule": of_class(Selection)}),
+        "selected": of_object({"kind": {"const": "selected"}, "pool": search, "rule": of_class(Selection, ["calibration"])}),
     }
+
+
+def _parts(search: Schema, kind: Schema) -> Schema:
+    of = {"type": "array", "items": kind, "minItems": 1}
+    return {"type": "array", "items": of_object({"name": NAME, "of": of, "source": search}), "minItems": 1}
+
+
+def _routed(search: Schema) -> Schema:
+    said = {"type": "object", "additionalProperties": {"type": "array", "items": TEXT, "minItems": 1}}
+    encoder = {"$ref": "#/$defs/encoder"}
+    temperature = {"type": "number", "exclusiveMinimum": 0}
+    routers = [
+        {"type": "null"},
+        of_object({"kind": {"const": "linear"}, "encoder": encoder, "file": NAME}),
+        of_object({"kind": {"const": "prompts"}, "encoder": encoder, "prompts": said, "temperature": temperature}),
+    ]
+    settings = {
+        "kind": {"const": "routed"},
+        "parts": _parts(search, TEXT),  # a modality may be empty: that of documents which tell none
+        "route": of_type(Route),
+        "router": {"anyOf": routers},
+        "other": NAME,
+        "min_probability": {"type": "number", "minimum": 0, "maximum": 1},
+    }
+    return of_object(settings)
 
 
 def _reranker() -> Schema:

@@ -10,6 +10,7 @@ from typing import Any
 from medrag_lightning.handoff.bundle.encoders import Spec, load_encoder, save_encoder
 from medrag_lightning.handoff.bundle.fusion_files import load_fusion, save_fusion
 from medrag_lightning.handoff.bundle.rerankers import load_reranker, save_reranker
+from medrag_lightning.handoff.bundle.routers import load_router, save_router
 from medrag_lightning.interfaces import CandidateSource
 from medrag_lightning.records import Knowledge
 from medrag_lightning.retrieval.candidates import Remembered
@@ -21,7 +22,9 @@ from medrag_lightning.retrieval.index import IndexConfig
 from medrag_lightning.retrieval.knowledge_search import KnowledgeSearch
 from medrag_lightning.retrieval.lexical import LexicalSearch
 from medrag_lightning.retrieval.lexical_index import Bm25Settings
+from medrag_lightning.retrieval.parted import PartedSearch
 from medrag_lightning.retrieval.reranked import RerankedSearch
+from medrag_lightning.retrieval.routed import RoutedSearch
 from medrag_lightning.retrieval.selected import SelectedSearch
 from medrag_lightning.retrieval.source import LiveSearch, NoEvidence
 from medrag_lightning.retrieval.words import WordSettings
@@ -33,7 +36,7 @@ _LIVE = ("dtype", "batch_size", "distinct_documents", "distinct_texts", "corpus"
 
 
 def save_source(source: Any, bundle: Path, name: str = "encoder") -> Spec:
-    """Writes encoders, re-rankers and fusion weights of a checked source below ``retriever/``; its entry in ``system.json``."""
+    """Writes encoders, routers, re-rankers and fusion weights of a checked source; gives its entry in ``system.json``."""
     if isinstance(source, Remembered):
         return save_source(source.source, bundle, name)
     if isinstance(source, NoEvidence):
@@ -44,7 +47,7 @@ def save_source(source: Any, bundle: Path, name: str = "encoder") -> Spec:
         pool, fusion = save_source(source.pool, bundle, name), save_fusion(source.fusion, bundle, name)
         return {"kind": "fused", "pool": pool, "fusion": fusion, "top": source.top, "candidates": source.candidates}
     if isinstance(source, SelectedSearch):
-        return {"kind": "selected", "pool": save_source(source.pool, bundle, name), "rule": asdict(source.rule)}
+        return {"kind": "selected", "pool": save_source(source.pool, bundle, name), "rule": asdict(source.rule.settled())}
     if isinstance(source, RerankedSearch):
         pool, reranker = save_source(source.pool, bundle, name), save_reranker(source.reranker, bundle, name)
         told = {"keep": source.keep, "candidates": source.candidates, "corpus": source.corpus}
@@ -53,11 +56,13 @@ def save_source(source: Any, bundle: Path, name: str = "encoder") -> Spec:
         made = {part: save_source(one, bundle, f"{name}/{part}") for part, one in source.parts.items()}
         ranked = [{"name": part, "weight": source.weights[part], "source": told} for part, told in made.items()]
         return {"kind": "hybrid", "parts": ranked, "top": source.top, "k": source.k}
+    if isinstance(source, RoutedSearch):
+        return _save_routed(source, bundle, name)
     assert isinstance(source, CorpusSearch), "checked before"
     parts = {part: save_source(one, bundle, str(part)) for part, one in source.parts.items()}
     if isinstance(source, KnowledgeSearch):
         return {"kind": "knowledge"} | parts
-    return {"kind": "corpora", "parts": [{"name": part, "of": source.of[part], "source": told} for part, told in parts.items()]}
+    return {"kind": "corpora", "parts": _of_kinds(source, parts)}
 
 
 def load_source(spec: Mapping[str, Any], bundle: Path, device: str) -> CandidateSource:
@@ -71,7 +76,7 @@ def searches(source: Any, place: str = "") -> list[tuple[str, Leaf]]:
         return searches(source.source, place)
     if isinstance(source, FusedSearch | SelectedSearch | RerankedSearch):
         return searches(source.pool, place)
-    if isinstance(source, CorpusSearch | HybridSearch):
+    if isinstance(source, PartedSearch | HybridSearch):
         return [one for name, part in source.parts.items() for one in searches(part, f"{place}{name}/")]
     return [(place.rstrip("/"), source)] if isinstance(source, Leaf) else []
 
@@ -101,6 +106,17 @@ def _save_leaf(source: Leaf, bundle: Path, name: str) -> Spec:
     encoder = save_encoder(source.encoder, bundle, name)
     settings = {setting: getattr(source, setting) for setting in _LIVE}
     return {"kind": "live", "encoder": encoder, "per_channel": channels, "index": asdict(source.index), **settings}
+
+
+def _save_routed(source: RoutedSearch, bundle: Path, name: str) -> Spec:
+    made = {part: save_source(one, bundle, f"{name}/{part}") for part, one in source.parts.items()}
+    router = None if source.router is None else save_router(source.router, bundle, name)
+    told = {"route": source.route, "router": router, "other": source.other, "min_probability": source.min_probability}
+    return {"kind": "routed", "parts": _of_kinds(source, made), **told}
+
+
+def _of_kinds(source: PartedSearch, made: Mapping[str, Spec]) -> list[Spec]:
+    return [{"name": part, "of": source.of[part], "source": told} for part, told in made.items()]
 
 
 def _live(spec: Mapping[str, Any], bundle: Path, device: str) -> LiveSearch:
@@ -140,9 +156,19 @@ def _selected(spec: Mapping[str, Any], bundle: Path, device: str) -> SelectedSea
     return SelectedSearch(load_source(spec["pool"], bundle, device), Selection(**spec["rule"]))
 
 
-def _corpora(spec: Mapping[str, Any], bundle: Path, device: str) -> CorpusSearch:
+def _parts(spec: Mapping[str, Any], bundle: Path, device: str) -> tuple[dict[str, CandidateSource], dict[str, list[str]]]:
     made = {part["name"]: load_source(part["source"], bundle, device) for part in spec["parts"]}
-    return CorpusSearch(made, {part["name"]: list(part["of"]) for part in spec["parts"]})
+    return made, {part["name"]: list(part["of"]) for part in spec["parts"]}
+
+
+def _corpora(spec: Mapping[str, Any], bundle: Path, device: str) -> CorpusSearch:
+    return CorpusSearch(*_parts(spec, bundle, device))
+
+
+def _routed(spec: Mapping[str, Any], bundle: Path, device: str) -> RoutedSearch:
+    parts, of = _parts(spec, bundle, device)
+    router = None if spec["router"] is None else load_router(spec["router"], bundle, device)
+    return RoutedSearch(parts, spec["route"], router, spec["other"], of, spec["min_probability"])
 
 
 def _knowledge(spec: Mapping[str, Any], bundle: Path, device: str) -> KnowledgeSearch:
@@ -158,6 +184,7 @@ _LOADERS: dict[str, Callable[[Mapping[str, Any], Path, str], CandidateSource]] =
     "hybrid": _hybrid,
     "reranked": _reranked,
     "selected": _selected,
+    "routed": _routed,
     "corpora": _corpora,
     "knowledge": _knowledge,
 }

@@ -25,8 +25,8 @@ from medrag_lightning.reading.batch_reader import ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout
 
 
-def describe_system(answerer: Answerer, reader: Schema, source: Schema) -> dict[str, Any]:
-    """The settings of an answerer as plain JSON; `reader` and `source` are the entries of what was written."""
+def describe_system(answerer: Answerer, reader: Schema, source: Schema, generator: Schema | None) -> dict[str, Any]:
+    """The settings of an answerer as plain JSON; `reader`, `source` and `generator` are the entries of what was written."""
     batch, steering = answerer.batch_reader, answerer.collate.steering.get("")
     told = {
         "schema": SCHEMA,
@@ -41,6 +41,7 @@ def describe_system(answerer: Answerer, reader: Schema, source: Schema) -> dict[
         "steering": None if steering is None else asdict(steering),
         "abstain_below": None,
     }
+    told |= {} if generator is None else {"generator": generator}  # without one, earlier versions can load it, too
     assert not validate(told, system_schema()), validate(told, system_schema())
     return told
 
@@ -60,9 +61,10 @@ def read_system(bundle: Path) -> dict[str, Any]:
 def system_schema() -> Schema:
     """JSON Schema (draft 2020-12) of ``system.json``."""
     number = {"type": "number", "minimum": 0, "maximum": 1}
+    reader = {"anyOf": [_merged(), _adapter()]}
     settings = {
         "schema": {"const": SCHEMA},
-        "reader": {"anyOf": [_merged(), _adapter()]},
+        "reader": reader,
         "source": {"$ref": "#/$defs/source"},
         "template": of_class(PromptTemplate, ADDED),
         "evidence": of_type(EvidenceLayout),
@@ -72,9 +74,16 @@ def system_schema() -> Schema:
         "low_margin": number,
         "steering": {"anyOf": [{"type": "null"}, of_class(Steering)]},
         "abstain_below": {"anyOf": [{"type": "null"}, number]},
+        "generator": _generator(reader),
     }
     title = "How a medrag_lightning bundle answers"
-    return {"$schema": DIALECT, "title": title, **of_object(settings), "$defs": definitions()}
+    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator"]), "$defs": definitions()}
+
+
+def _generator(reader: Schema) -> Schema:
+    corpora = {"type": "array", "items": NAME, "minItems": 1}
+    settings = {"reader": reader, "template": of_class(PromptTemplate, ADDED), "corpora": corpora, "max_new_tokens": COUNT}
+    return of_object(settings)
 
 
 def _merged() -> Schema:

@@ -66,7 +66,7 @@ def _answerer(run: Run, checkpoint: Path) -> tuple[Answerer, World]:
     world = read_world(run)
     if world.reason:
         raise ValueError(f"--remove_each: {world.problem}")
-    return Answerer.from_run(run.folder / "config.yaml", checkpoint), world
+    return Answerer.from_run(run.folder / "config.yaml", checkpoint, without_generator=True), world  # the evidence is on file
 
 
 def _read(answerer: Answerer, world: World, p: Prediction) -> tuple[list[list[Any]], float]:
