@@ -16,9 +16,9 @@ from medrag_lightning.records import PairKind, Split
 from medrag_lightning.search_files import read_searches
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-HOSPITAL = {"seed": 1, "size": 60, "reports": "full", "texts": True, "corpora": "five"}
+HOSPITAL = {"seed": 1, "size": 384, "reports": "full", "texts": True, "corpora": "five"}
 READER = "model.init_args.reader.init_args.backbone"
-SMALL = {"hidden": 32, "layers": 1, "heads": 2, "vision_hidden": 32, "vision_layers": 1}
+SMALL = {"hidden": 96, "layers": 2, "heads": 4, "vision_hidden": 64, "vision_layers": 2}
 GENERATING = ("generator_sft", "search", "search_sft", "generator_base", "search_dpo_alone")
 TUNING = ("generator_dpo", "generator_dpo_alone", "tune", "mmed_tune", "rule_tune", "sft", "sft_bare", "factmm_sft")
 TESTED = (
@@ -94,7 +94,7 @@ def shrunk() -> list[str]:
     asked = [f"--set={name}.trainer.val_check_interval={every}" for name, every in steps]
     asked += [f"--set={name}.trainer.check_val_every_n_epoch=null" for name, _ in steps]
     asked += [f"--set={name}.model.init_args.max_new_tokens=8" for name in GENERATING]
-    asked += ["--set=reader.trainer.max_epochs=2", "--noise_queries", "4"]
+    asked += ["--set=reader.trainer.max_epochs=12", "--set=reader.trainer.check_val_every_n_epoch=6", "--noise_queries", "4"]
     tests = [f"test_{name}".rstrip("_") for name in TESTED]
     for key, value in SMALL.items():
         asked += [f"--set={name}.{READER}.init_args.{key}={value}" for name in UNTUNED]
