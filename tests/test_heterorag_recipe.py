@@ -10,14 +10,15 @@ from medrag_lightning.artifacts import read_json
 from medrag_lightning.cli import main
 from medrag_lightning.cli.recipe import read_recipe
 from medrag_lightning.cli.recipe_plan import plan
+from medrag_lightning.data.minihospital_images import MODALITIES
 from medrag_lightning.preference_files import read_preferences
 from medrag_lightning.records import PairKind, Split
 from medrag_lightning.search_files import read_searches
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-HOSPITAL = {"seed": 1, "size": 60, "reports": "full", "texts": True, "corpora": "five"}
+HOSPITAL = {"seed": 1, "size": 384, "reports": "full", "texts": True, "corpora": "five"}
 READER = "model.init_args.reader.init_args.backbone"
-SMALL = {"hidden": 32, "layers": 1, "heads": 2, "vision_hidden": 32, "vision_layers": 1}
+SMALL = {"hidden": 96, "layers": 2, "heads": 4, "vision_hidden": 64, "vision_layers": 2}
 GENERATING = ("generator_sft", "search", "search_sft", "generator_base", "search_dpo_alone")
 TUNING = ("generator_dpo", "generator_dpo_alone", "tune", "mmed_tune", "rule_tune", "sft", "sft_bare", "factmm_sft")
 TESTED = (
@@ -31,6 +32,13 @@ def test_the_longer_recipe_begins_with_the_steps_of_the_shorter():
     short, long = plan(read_recipe("heterorag")), plan(read_recipe("heterorag_compared"))
     assert [one.fingerprint for one in long[: len(short)]] == [one.fingerprint for one in short]
     assert len(long) > len(short)
+
+
+def test_every_modality_of_the_hospital_has_a_retriever():
+    """Else the least similar image cannot be told, and evidence of that modality is never found."""
+    for name in ("heterorag", "heterorag_compared"):
+        told = read_recipe(name).variables
+        assert {told[one] for one in ("first", "second", "third", "fourth")} == set(MODALITIES)
 
 
 def test_every_variable_is_used_and_every_fit_is_tested_or_searched_with():
@@ -74,11 +82,19 @@ def small_world(folder: Path) -> tuple[str, str]:
 
 def shrunk() -> list[str]:
     """Options that leave a moment of each step."""
-    steps = [("first", 2), ("second", 2), ("third", 2), ("mixed", 2), ("factual", 2), *((name, 1) for name in TUNING)]
+    steps = [
+        ("first", 2),
+        ("second", 2),
+        ("third", 2),
+        ("fourth", 2),
+        ("mixed", 2),
+        ("factual", 2),
+        *((name, 1) for name in TUNING),
+    ]
     asked = [f"--set={name}.trainer.val_check_interval={every}" for name, every in steps]
     asked += [f"--set={name}.trainer.check_val_every_n_epoch=null" for name, _ in steps]
     asked += [f"--set={name}.model.init_args.max_new_tokens=8" for name in GENERATING]
-    asked += ["--set=reader.trainer.max_epochs=2", "--noise_queries", "4"]
+    asked += ["--set=reader.trainer.max_epochs=12", "--set=reader.trainer.check_val_every_n_epoch=6", "--noise_queries", "4"]
     tests = [f"test_{name}".rstrip("_") for name in TESTED]
     for key, value in SMALL.items():
         asked += [f"--set={name}.{READER}.init_args.{key}={value}" for name in UNTUNED]
