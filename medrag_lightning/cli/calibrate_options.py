@@ -59,7 +59,7 @@ def _settings(told: Any) -> CalibrationSettings:
     if told.ordering_share is not None:
         chosen["ordering_share"] = told.ordering_share
     bare = (None,) if told.without_from is None else (None, *told.without_from)
-    grid = {"ks": tuple(told.ks), "thresholds": tuple(told.thresholds or (0.0,)), "without_from": bare}
+    grid: dict[str, Any] = {"ks": tuple(told.ks), "thresholds": tuple(told.thresholds or (0.0,)), "without_from": bare}
     try:
         return CalibrationSettings(**grid, seed=told.calibration_seed, **chosen)
     except ValueError as error:
