@@ -36,6 +36,7 @@ from medrag_lightning.interfaces.serving import (
     SplitChoosingStage,
     Table,
 )
+from medrag_lightning.interfaces.tracing import Teacher, TraceStep, TraceTask
 
 __all__ = [
     "AttentionReader",
@@ -64,6 +65,9 @@ __all__ = [
     "SimilaritySource",
     "SplitChoosingStage",
     "Table",
+    "Teacher",
+    "TraceStep",
+    "TraceTask",
     "TunableReader",
     "VectorSource",
 ]

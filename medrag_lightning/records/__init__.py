@@ -41,6 +41,14 @@ from medrag_lightning.records.searches import (
     format_searches,
     parse_searches,
 )
+from medrag_lightning.records.traces import (
+    Kept,
+    Trace,
+    WrittenTrace,
+    format_trace,
+    kept_faults,
+    parse_trace,
+)
 
 __all__ = [
     "ABLATED",
@@ -52,6 +60,7 @@ __all__ = [
     "Document",
     "ImageRef",
     "ImageShown",
+    "Kept",
     "Knowledge",
     "Noise",
     "NoiseKind",
@@ -65,11 +74,16 @@ __all__ = [
     "Score",
     "Searches",
     "Split",
+    "Trace",
     "Variant",
     "WrittenSearches",
+    "WrittenTrace",
     "format_searches",
+    "format_trace",
+    "kept_faults",
     "knowledge_of",
     "parse_searches",
+    "parse_trace",
     "shares_identity",
     "unique_by_id",
 ]
