@@ -126,9 +126,12 @@ README: dict[str, list[How]] = {
     ],
     "All of HeteroRAG in one command": [
         How(f"{PROGRAM}run heterorag", "test_configs.py::test_recipes_can_be_planned"),
+        How(f"{PROGRAM}run heterorag_compared --folder runs/heterorag", "test_configs.py::test_recipes_can_be_planned"),
         How(f"{PROGRAM}run query_generator", "test_query_generator_config.py"),
         How(f"{PROGRAM}run modality_retrievers", "test_configs.py::test_recipes_can_be_planned"),
-        option("data.knowledge.leave_out: [each]"),
+        option("data.knowledge.leave_out: [each]", "data.init_args.knowledge.leave_out"),
+        How("export --generator RUN", "handoff/test_generator_options.py"),
+        How("--without_generator", "handoff/test_generator_options.py"),
     ],
     "Hand-off": [
         How(
@@ -203,7 +206,7 @@ README: dict[str, list[How]] = {
     ],
     "For developers": [
         How("bash scripts/test.sh", "scripts", says="-m pytest"),
-        How("bash scripts/test.sh -m slow", "scripts", says="-m pytest -m slow"),
+        How("bash scripts/test.sh -m slow", "scripts", says="-m pytest -n 2 --dist loadfile -m slow"),
         How("bash scripts/coverage.sh", "scripts", says="-m coverage report"),
         *map(bench, ("scripts/bench/reader_step.py", "scoring.py", "distil_epoch.py", "preference_step.py", "grad_cache.py")),
         *map(bench, ("search.py", "steering.py", "fusion.py", "check.py", "leaks.py", "plan.py", "report.py", "bundle.py")),

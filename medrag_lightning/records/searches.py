@@ -78,7 +78,8 @@ def parse_searches(text: str, corpora: Sequence[str], most: int = 1) -> WrittenS
 
 def _bodies(text: str, corpora: Sequence[str], faults: list[str]) -> dict[str, str]:
     """What stands between the tags of each corpus, of those whose tags are sound."""
-    tags = list(_ANY_TAG.finditer(text))
+    found_tags = _ANY_TAG.finditer(text)  # `a < b > c` compares: with spaces inside only the name of a corpus makes a tag
+    tags = [found for found in found_tags if found[2] in corpora or not any(one.isspace() for one in found[0])]
     if unknown := sorted({found[2] for found in tags} - set(corpora)):
         faults.append(f"there is no corpus {unknown[0][:64]!r}" + (f", and {len(unknown) - 1} more" if unknown[1:] else ""))
     bodies: dict[str, str] = {}

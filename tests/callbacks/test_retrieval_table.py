@@ -16,7 +16,8 @@ def ranks(order):
 
 
 def test_numbers_are_written_and_printed(tmp_path, capsys):
-    stage = SimpleNamespace(rankings={"trained": ranks([0, 1, 2, 3, 4, 5]), "untrained": ranks([1, 0, 3, 2, 5, 4])})
+    rankings = {"trained": ranks([0, 1, 2, 3, 4, 5]), "untrained": ranks([1, 0, 3, 2, 5, 4])}
+    stage = SimpleNamespace(rankings=rankings, factual_rankings={})
     trainer = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path))
     RetrievalTable(resamples=100).on_test_end(trainer, stage)
     printed = capsys.readouterr().out
@@ -29,7 +30,7 @@ def test_numbers_are_written_and_printed(tmp_path, capsys):
 
 
 def test_only_process_0_writes(tmp_path):
-    stage = SimpleNamespace(rankings={"trained": ranks([0, 1, 2, 3, 4, 5])})
+    stage = SimpleNamespace(rankings={"trained": ranks([0, 1, 2, 3, 4, 5])}, factual_rankings={})
     RetrievalTable(folder=str(tmp_path / "x")).on_test_end(SimpleNamespace(is_global_zero=False), stage)
     assert not (tmp_path / "x").exists()
 

@@ -65,6 +65,7 @@ def test_a_fit_is_counted_exactly_and_leaves_nothing(words, tmp_path):
 
 def test_a_batch_that_would_not_fit_is_not_tried(words, tmp_path, monkeypatch):
     monkeypatch.setattr(plan_measure, "memory", lambda: Memory(0, 15 * 10**9))
+    monkeypatch.setattr(plan_measure, "memory_now", lambda: 0)
     monkeypatch.setattr(plan_measure, "peak_bytes", iter(range(10**10, 10**12, 10**9)).__next__)
     probe = probed("fit", [*words, *READER, "--data.init_args.batch_size=16"], tmp_path)
     assert [rung.samples for rung in probe.ladder] == [1, 4]
