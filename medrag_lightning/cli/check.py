@@ -109,10 +109,11 @@ def _check_leaks(checked: Checked, faults: Faults, asked: bool) -> None:
         if asked:
             raise ValueError("check: this installation has no leak audit (medrag_lightning.data.audit.leaks)")
         return
-    from medrag_lightning.data.audit.leaks import find_leaks  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from medrag_lightning.data.audit.leaks import find_leaks, pair_leaks  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     with _timed(checked, "leaks"):
         checked.findings += find_leaks(faults.queries, faults.corpus, faults.facts)
+        checked.findings += pair_leaks(faults.queries, faults.pairs, faults.facts)
 
 
 def _check_settings(options: Options, checked: Checked) -> None:

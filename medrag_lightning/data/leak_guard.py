@@ -13,9 +13,9 @@ from typing import Literal
 from medrag_lightning.artifacts import fingerprint, read_json, write_json
 from medrag_lightning.data.audit.image_pass import image_facts
 from medrag_lightning.data.audit.leak import Leak
-from medrag_lightning.data.audit.leaks import find_leaks
+from medrag_lightning.data.audit.leaks import find_leaks, pair_leaks
 from medrag_lightning.data.images import ImageStore
-from medrag_lightning.records import ImageRef, Query, Split
+from medrag_lightning.records import Document, ImageRef, Query, Split
 
 OnLeak = Literal["refuse", "warn", "ignore"]
 SCHEMA = 1  # raise it when the audit finds other things in the same data
@@ -32,8 +32,9 @@ class LeakGuard:
     """Compares the splits before training: ids, patients, studies, image files, bytes, pixels, and near-duplicate pictures.
 
     The corpus is left to the verb `check`: the leak rule guards it at search time, and nothing is trained on held-out items
-    through it. What was found is kept in `folder` by a fingerprint of the questions and of the size and time of change of each
-    image file, so a second run opens no image, and one with a few new files opens those alone.
+    through it, unless a retriever learns from its image-text pairs: then those are compared with the held-out questions. What
+    was found is kept in `folder` by a fingerprint of the questions and of the size and time of change of each image file, so
+    a second run opens no image, and one with a few new files opens those alone.
 
     Args:
         mode: ``refuse``, ``warn`` or ``ignore``.
@@ -43,15 +44,19 @@ class LeakGuard:
     def __init__(self, mode: OnLeak, folder: str | Path) -> None:
         self.mode, self.folder = mode, Path(folder)
 
-    def check(self, queries: Mapping[Split, Sequence[Query]], images: ImageStore) -> list[Leak]:
-        """The leaks between the splits, told in the log.
+    def check(
+        self, queries: Mapping[Split, Sequence[Query]], images: ImageStore, pairs: Sequence[Document] | None = None
+    ) -> list[Leak]:
+        """The leaks between the splits, or with `pairs` those between what a retriever learns from and held-out questions.
+
+        They are told in the log.
 
         Raises:
             ValueError: lists the leaks and how to go on, if the mode is ``refuse`` and one of them is an error.
         """
         if self.mode == "ignore":
             return []
-        leaks = self._known(queries, images)
+        leaks = self._known(queries, images, pairs)
         refused = [leak for leak in leaks if leak.refuses]
         if refused and self.mode == "refuse":
             raise ValueError(_message("training is refused, because held-out items are not new to it", refused))
@@ -61,16 +66,19 @@ class LeakGuard:
             )
         return leaks
 
-    def _known(self, queries: Mapping[Split, Sequence[Query]], images: ImageStore) -> list[Leak]:
+    def _known(
+        self, queries: Mapping[Split, Sequence[Query]], images: ImageStore, pairs: Sequence[Document] | None
+    ) -> list[Leak]:
         """From an earlier run on the same records and files, else looked for now."""
-        file = self.folder / f"leaks-{_key(queries, images)[:20]}.json"
+        records: dict[str, Sequence[Query | Document]] = {**queries} if pairs is None else {**queries, "pairs": pairs}
+        file = self.folder / f"leaks-{_key(records, images)[:20]}.json"
         if file.is_file():
             told = read_json(file)["leaks"]
             return [Leak(**{**one, "between": tuple(one["between"]), "examples": tuple(one["examples"])}) for one in told]
-        refs = list(dict.fromkeys(query.image for mine in queries.values() for query in mine if query.image is not None))
+        refs = list(dict.fromkeys(one.image for mine in records.values() for one in mine if one.image is not None))
         workers = 1 if len(refs) < FEW else None
         facts = image_facts(refs, images.roots, images.max_pixels, workers, _Told(len(refs)), self.folder)
-        leaks = find_leaks(queries, (), facts, words=False)
+        leaks = find_leaks(queries, (), facts, words=False) if pairs is None else pair_leaks(queries, pairs, facts)
         write_json(file, {"schema": SCHEMA, "leaks": [asdict(leak) for leak in leaks]})
         return leaks
 
@@ -90,14 +98,14 @@ class _Told:
             logger.warning("looking for leaks (once for these files): %d of %d images, about %.0f s left", done, count, left)
 
 
-def _key(queries: Mapping[Split, Sequence[Query]], images: ImageStore) -> str:
+def _key(records: Mapping[str, Sequence[Query | Document]], images: ImageStore) -> str:
     """Fingerprint of what the audit depends on: records, and size and time of change of each image file."""
     lines = [f"{SCHEMA} {images.max_pixels}"]
     files: dict[str, None] = {}
-    for split, mine in queries.items():
-        for query in mine:
-            ref = query.image
-            lines.append(f"{split}\t{query.id}\t{query.patient_id}\t{query.study_id}\t{_text(ref)}")
+    for side, mine in records.items():
+        for one in mine:
+            ref = one.image
+            lines.append(f"{side}\t{one.id}\t{one.patient_id}\t{one.study_id}\t{_text(ref)}")
             if ref is not None:
                 files[ref.path] = None
     return fingerprint("\n".join(lines), "\n".join(map(_state, files)))

@@ -133,11 +133,11 @@ class MedragData(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Looks for leaks before training, and builds the evidence store where it is missing (one process)."""
         self._read_tables()
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            asked = {split: self.split_queries(split) for split in Split}
+            pairs = None if self._searches() else self._pair_documents or self._documents
+            LeakGuard(self.leaks, self.cache_folder).check(asked, self._image_store(), pairs)
         if self._searches():
-            if self.trainer is not None and self.trainer.state.fn == "fit":
-                LeakGuard(self.leaks, self.cache_folder).check(
-                    {split: self.split_queries(split) for split in Split}, self._image_store()
-                )
             for source in (self.source, *self.rivals.values()):
                 source.prepare(self._documents, self._image_store(), self.evidence_folder())
 

@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from medrag_lightning.data import leak_guard
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.data.leak_guard import LeakGuard
 from medrag_lightning.data.module import MedragData
-from medrag_lightning.records import ImageRef, Query, Split
+from medrag_lightning.records import Document, ImageRef, Query, Split
 
 
 class Leaky(ToyTable):
@@ -97,3 +98,44 @@ def test_ten_thousand_known_images_are_looked_up_at_once(tmp_path):
     began = time.perf_counter()
     guard.check(queries, images)
     assert time.perf_counter() - began < 1.0  # 0.1 s on a quiet machine
+
+
+class Fair(ToyTable):
+    """The corpus holds training patients alone."""
+
+    def documents(self):
+        trained = {query.patient_id for query in self.queries() if query.split is Split.TRAIN}
+        return [document for document in super().documents() if document.patient_id in trained]
+
+
+class WithTestImage(Fair):
+    """One of its image-text pairs shows a test question's image, under another name and patient."""
+
+    def documents(self):
+        asked = next(query for query in self.queries() if query.split is Split.TEST)
+        return [*super().documents(), Document("copy", "it is told here", asked.image)]
+
+
+def learns_pairs(folder, pair_table, **settings):
+    made = ToyTable(str(folder))
+    data = MedragData(
+        [made], [made], ToySource(), cache_folder=str(folder / "evidence"), pair_tables=[pair_table(str(folder))], **settings
+    )
+    data.trainer = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"), lightning_module=SimpleNamespace(feed="pairs", collator=lambda training: None)
+    )
+    return data
+
+
+def test_a_retriever_does_not_learn_from_pairs_of_held_out_questions(tmp_path, caplog):
+    with pytest.raises(ValueError, match="same_image: 1 image of the image-text pairs is also in test, in 1 question") as told:
+        learns_pairs(tmp_path, WithTestImage).prepare_data()
+    assert "image-text pair 13 ('copy')" in str(told.value)
+    assert "name those of others in data.pair_tables" in str(told.value)
+    with pytest.raises(ValueError, match="same_patient: 4 patients of the image-text pairs are also in val"):
+        learns_pairs(tmp_path, ToyTable).prepare_data()
+    learns_pairs(tmp_path, WithTestImage, leaks="warn").prepare_data()
+    assert "image-text pairs" in caplog.text
+    caplog.clear()
+    learns_pairs(tmp_path, Fair).prepare_data()
+    assert not caplog.text

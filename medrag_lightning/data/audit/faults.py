@@ -36,6 +36,7 @@ class Faults:
         findings: every fault and note.
         queries: the good questions, by split.
         corpus: the good documents of the evidence, of the setting `corpus` alone.
+        pairs: the good documents of the setting `pair_tables`, which a retriever learns from.
         facts: of every image of questions and documents.
         counts: of what was looked at, to tell.
     """
@@ -43,6 +44,7 @@ class Faults:
     findings: list[Finding]
     queries: dict[Split, list[Query]]
     corpus: list[Document]
+    pairs: list[Document]
     facts: dict[ImageRef, ImageFacts]
     counts: dict[str, int]
 
@@ -86,7 +88,11 @@ def find_faults(
         facts = image_facts(list(rows), roots, max_pixels, workers, progress, cache_folder)
     findings += image_findings(facts, rows)
     counts = {"questions": len(asked), "documents": len(_once([*corpus, *pairs])), "images": len(rows)}
-    return Faults(findings, _by_split(asked), [one.record for one in corpus if isinstance(one.record, Document)], facts, counts)
+    return Faults(findings, _by_split(asked), _documents(corpus), _documents(pairs), facts, counts)
+
+
+def _documents(placed: Sequence[Placed]) -> list[Document]:
+    return [one.record for one in placed if isinstance(one.record, Document)]
 
 
 def _of(reads: Sequence[TableRead], role: Role) -> list[Placed]:

@@ -13,7 +13,7 @@ from medrag_lightning.data.audit.leak import Leak
 from medrag_lightning.data.audit.text_leaks import text_leaks
 from medrag_lightning.records import Document, ImageRef, Query, Split
 
-__all__ = ["KINDS", "Leak", "find_leaks"]
+__all__ = ["KINDS", "Leak", "find_leaks", "pair_leaks"]
 
 REFUSED = ("same_id", "same_patient", "same_study", "same_image", "near_duplicate_image")
 """What nothing may be trained on, where one of the two sides is `train`."""
@@ -63,3 +63,34 @@ def find_leaks(
         found += [*text_leaks(asked, corpus, own_reports), *answerable_leaks(asked)]
     told = [replace(leak, severity="note") if leak.kind in allowed_overlap else leak for leak in found]
     return sorted(told, key=lambda leak: (_ORDER.index(leak.severity), KINDS.index(leak.kind)))
+
+
+def pair_leaks(
+    queries: Mapping[Split, Sequence[Query]], pairs: Sequence[Document], facts: Mapping[ImageRef, ImageFacts]
+) -> list[Leak]:
+    """What image-text pairs that a retriever learns from have in common with validation and test questions.
+
+    Pairs that the retriever holds out for its own test count, too: which they are, its split decides, not the questions'.
+
+    Args:
+        queries: by split; those of training are not compared.
+        pairs: the documents; those without an image or without a text are no pairs.
+        facts: as of `find_leaks`.
+    """
+    seen = [one for one in pairs if one.image is not None and one.text.strip()]
+    asked = {split: list(queries.get(split, ())) for split in (Split.VAL, Split.TEST)}
+    learnt = [Query(one.id, "?", one.image, patient_id=one.patient_id, study_id=one.study_id) for one in seen]
+    found = [leak for leak in find_leaks({Split.TRAIN: learnt, **asked}, (), facts, words=False) if Split.TRAIN in leak.between]
+    return [
+        replace(
+            leak,
+            what=_of_pairs(leak.what),
+            examples=tuple(map(_of_pairs, leak.examples)),
+            remedy="a retriever must not learn from the pairs of held-out patients: name those of others in data.pair_tables",
+        )
+        for leak in found
+    ]
+
+
+def _of_pairs(text: str) -> str:
+    return text.replace("train question", "image-text pair").replace(" of train ", " of the image-text pairs ")
