@@ -98,7 +98,9 @@ class CachedRewriter:
         return [known.get(key) for key in keys]
 
     def known(self, tasks: Sequence[RewriteTask]) -> list[str | None]:
-        """What is in the cache; None for the rest. Nothing is asked: what another process could not get is raw here as well."""
+        """What the cache on disk has; None for the rest, which another process could not get. Without a folder: asks."""
+        if self.folder is None:
+            return self.rewrite(tasks)
         self._known = None
         known = self._read()
         return [known.get(_key(task)) for task in tasks]

@@ -46,7 +46,7 @@ class RulesRewriter:
 
     An entity is one of `names`, else the longest run of words in a sentence's part that are no function words, question words
     or numbers; runs of several words go before single ones, later turns before earlier ones, and in a turn the answer before
-    the question.
+    the question (single words of any answer before those of any question).
 
     It knows no grammar. It errs where the entity is not the one named last (*the former*, a comparison on the way), where two
     are meant, and takes a pronoun for the entity where it means nothing (*is it likely that ...*). It knows English alone, is
@@ -88,12 +88,13 @@ class RulesRewriter:
         return f"{entity} , {bare}"
 
     def _last_named(self, history: Sequence[tuple[str, str]]) -> str | None:
-        for runs in (self._several, self._single):
-            for question, answer in reversed(history):
-                for text in (answer, question):
-                    found = list(runs(text))
-                    if found:  # the longest, and of equals the last
-                        return max(reversed(found), key=lambda run: len(run.split()))
+        questions, answers = ([turn[side] for turn in reversed(history)] for side in (0, 1))
+        both = [text for pair in zip(answers, questions, strict=True) for text in pair]
+        for runs, texts in ((self._several, both), (self._single, answers), (self._single, questions)):
+            for text in texts:
+                found = list(runs(text))
+                if found:  # the longest, and of equals the last
+                    return max(reversed(found), key=lambda run: len(run.split()))
         return None
 
     def _several(self, text: str) -> Iterator[str]:
