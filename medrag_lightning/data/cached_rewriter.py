@@ -105,6 +105,10 @@ class CachedRewriter:
         known = self._read()
         return [known.get(_key(task)) for task in tasks]
 
+    def forget(self) -> None:
+        """Drops from memory what was written; the cache on disk stays."""
+        self._known = None
+
     def fingerprint(self) -> str:
         """That of the rewriter."""
         return self.rewriter.fingerprint()

@@ -6,10 +6,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from medrag_lightning.data.dialogues import turns as turns_of
 from medrag_lightning.data.row_files import read_rows
 from medrag_lightning.data.rows import Row, as_text, parse_rows, shorten
 from medrag_lightning.data.tables.answers import answered_documents, closed_answer
-from medrag_lightning.data.tables.dialogues import turns as turns_of
 from medrag_lightning.data.tables.image_folder import ImageFolder
 from medrag_lightning.data.tables.our_jsonl import EVIDENCE_TEXT, scoped
 from medrag_lightning.records import AnswerType, Document, Query, Split

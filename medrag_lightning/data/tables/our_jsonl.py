@@ -29,10 +29,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medrag_lightning.data.dialogues import apart, read_history
 from medrag_lightning.data.row_files import read_rows
 from medrag_lightning.data.rows import Row, misspelt_key, parse_rows, read_split
 from medrag_lightning.data.tables.answers import YES_NO, answered_documents
-from medrag_lightning.data.tables.dialogues import apart, read_history
 from medrag_lightning.data.tables.image_folder import ImageFolder
 from medrag_lightning.records import AnswerType, Document, Query, Split
 
