@@ -52,10 +52,9 @@ class Dialogues:
         """
         if not query.history or (self.rewriter is None and shows_history):
             return answer
-        told = {"rewritten": query.rewritten if searched else None}
         if self.rewriter is None or (searched and query.rewritten is None):
-            return replace(answer, **told, warnings=(UNUSED if self.rewriter is None else FAILED, *answer.warnings))
-        return replace(answer, **told)
+            answer = replace(answer, warnings=(UNUSED if self.rewriter is None else FAILED, *answer.warnings))
+        return replace(answer, rewritten=query.rewritten if searched else None)
 
 
 def checked_history(history: Sequence[Sequence[str]]) -> History:

@@ -137,8 +137,9 @@ def _answered(answerer: Answerer, row: Row, images: Path) -> dict[str, Any]:
     if named is not None:
         folder = ImageFolder.at(images, check=True)
         image = ImageStore([folder.root])(folder.ref(named))
-    told = [row.text_or_none(name) for name in ("patient_id", "study_id", "modality")]
-    answer = answerer.ask(row.text("question"), image, row.texts("choices"), *told, read_history(row, HISTORY))
+    patient, study, modality = (row.text_or_none(name) for name in ("patient_id", "study_id", "modality"))
+    said = read_history(row, HISTORY)
+    answer = answerer.ask(row.text("question"), image, row.texts("choices"), patient, study, modality, said)
     return answer.to_json()
 
 
