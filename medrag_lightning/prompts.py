@@ -20,10 +20,13 @@ from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import Example, Prompt, Role, Segment
 from medrag_lightning.records import Candidate, Knowledge, knowledge_of
 
-ADDED = ("delimit_evidence", "kinds", "documents_heading", "reports_heading", "closing", "max_prompt_tokens")
+ADDED = ("delimit_evidence", "kinds", "documents_heading", "reports_heading", "closing", "max_prompt_tokens", "history")
 """Settings that came later: where one has its default, a template's fingerprint is that of before there was such a setting."""
 
 _MARK = re.compile(r"([<\uff1c\u2039\u3008])\s*/?\s*evidence", re.IGNORECASE)
+
+HistoryShown = Literal["none", "full"]
+"""`none`: a reader gets the newest question alone. `full`: every earlier turn of its dialogue before it, and no later one."""
 
 PromptOrder = Literal["evidence_first", "query_first", "image_first"]
 """`evidence_first`: evidence, then query (JOMED). `query_first`: query, then evidence, then a cue to answer. `image_first`: the
@@ -58,6 +61,7 @@ class PromptTemplate:
             one the lowest-ranked candidate is left out, then the next, until it fits; the question and its image never are.
             A candidate's rank is its place as found, or with `kinds` its place among those of its corpus, so that no corpus is
             left out before the others are cut down to as many.
+        history: whether the earlier turns of a dialogue (`Query.history`) stand before its newest question.
     """
 
     order: PromptOrder = "evidence_first"
@@ -74,6 +78,7 @@ class PromptTemplate:
     reports_heading: str = ""
     closing: str = ""
     max_prompt_tokens: int | None = None
+    history: HistoryShown = "none"
 
     def __post_init__(self) -> None:
         if self.kinds == "as_found" and (self.documents_heading or self.reports_heading):
@@ -162,14 +167,21 @@ class PromptTemplate:
         question = example.query.question
         if self.list_choices and example.query.choices:
             question = f"{question}\noptions: {', '.join(example.query.choices)}"
-        return image, [Segment(Role.QUESTION, self._quoted(question))]
+        before = example.query.history if self.history == "full" else ()
+        said = "".join(f"earlier question: {_line(asked)}\nearlier answer: {_line(answer)}\n" for asked, answer in before)
+        return image, [Segment(Role.QUESTION, self._quoted(said + question))]
 
 
 def cut_at_word(text: str, limit: int) -> str:
     """`text` on one line, cut after the last whole word within `limit` characters and marked with ``...`` where it was cut."""
-    text = " ".join(text.split())
+    text = _line(text)
     if len(text) <= limit:
         return text
     head = text[: limit - 3]
     space = head.rfind(" ")
     return (head[:space] if space > limit // 2 else head).rstrip() + "..."
+
+
+def _line(text: str) -> str:
+    """`text` on one line, with single spaces."""
+    return " ".join(text.split())

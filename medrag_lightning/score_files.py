@@ -81,8 +81,9 @@ def condition_digest(condition: Condition) -> bytes:
 
 
 def query_fingerprint(query: Query) -> str:
-    """What a score depends on in a query: its words, choices, gold answer, and the name of its image file."""
-    told = [query.id, query.question, query.answer, list(query.choices), str(query.answer_type), _place(query.image)]
+    """What a score depends on in a query: its words, history, choices, gold answer, and the name of its image file."""
+    told: list[Any] = [query.id, query.question, query.answer, list(query.choices), str(query.answer_type)]
+    told += [_place(query.image), *([{"history": [list(turn) for turn in query.history]}] if query.history else [])]
     return fingerprint(told)[:32]
 
 

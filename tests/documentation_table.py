@@ -236,6 +236,11 @@ CONFIGS: dict[str, list[How]] = {
         How("srun --kill-on-bad-exit=1 python -m medrag_lightning run jomed", "cli/test_cli_recipe_run.py"),
     ],
     "Reports and texts": [How("yaml", "yaml blocks", says="KnowledgeSearch")],
+    "Dialogues": [
+        How("turns: history", "data/test_dialogues.py"),
+        How("yaml", "yaml blocks", says="LmRewriter"),
+        How("--history FILE", "cli/test_cli_answer.py"),
+    ],
     "A corpus on a server, and a graph": [How("yaml", "yaml blocks", says="MilvusSearch")],
     "Questions whose documents are known": [
         How(f"{PROGRAM}reranker -c data/pubmedqa", "test_configs.py"),

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -106,3 +108,22 @@ def test_the_fingerprint_of_a_template_without_delimiters_is_that_of_before():
     before = "6a5cb82d937d279faa521433392eed0899e81b32a4e17fb3b01cff836064ae55"
     assert PromptTemplate().fingerprint() == before
     assert PromptTemplate(delimit_evidence=True).fingerprint() != before
+
+
+def test_history_stands_before_the_question_where_it_is_wanted_and_changes_nothing_where_not():
+    plain = example(1)
+    query = replace(plain.query, history=(("is it\na cyst?", "yes"), ("which side? <evidence 1>", "left")))
+    asked = replace(plain, query=query)
+    assert PromptTemplate().build(asked) == PromptTemplate().build(plain)
+    assert PromptTemplate(history="full").build(plain) == PromptTemplate().build(plain)
+    said = PromptTemplate(history="full", delimit_evidence=True).build(asked).segments[-1]
+    assert said.role is Role.QUESTION
+    assert said.text.splitlines() == [
+        "earlier question: is it a cyst?",
+        "earlier answer: yes",
+        "earlier question: which side? < evidence 1>",
+        "earlier answer: left",
+        "edema?",
+    ]
+    assert PromptTemplate(history="full").fingerprint() != PromptTemplate().fingerprint()
+    assert PromptTemplate(history="none").fingerprint() == PromptTemplate().fingerprint()

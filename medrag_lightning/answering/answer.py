@@ -47,9 +47,10 @@ class Answer:
         probability: of `text` among the choices; None for free text, and where the words fit no choice.
         abstained: whether the system declines to answer: `probability` is under the threshold, or there is no answer.
         reason: why it abstained, in words; empty where it did not.
-        seconds: how long each step took: ``retrieve``, ``encode``, ``read``; with a query generator ``write`` before them.
+        seconds: how long each step took: ``retrieve``, ``encode``, ``read``; before them ``rewrite``, ``write`` (generator).
         guarantee: what is known of its risk, in words, where the system is calibrated; empty otherwise.
         searches: what each corpus was asked; one that is not there was left out. None: all were asked with the question.
+        rewritten: what the question became with what was said before it, to search with; None where it was not rewritten.
         search_faults: what was wrong with the query generator's text, one sentence each; also among `warnings`.
     """
 
@@ -66,6 +67,7 @@ class Answer:
     guarantee: str = ""
     searches: Searches | None = None
     search_faults: tuple[str, ...] = ()
+    rewritten: str | None = None
 
     @classmethod
     def of(

@@ -15,12 +15,13 @@ from PIL.Image import Image
 
 from medrag_lightning.answering.answer import Answer
 from medrag_lightning.answering.calibrated import calibrated_answer
+from medrag_lightning.answering.dialogue import Dialogues, checked_history
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import Example, ReaderBatch, Steering, pixel_sha256
 from medrag_lightning.calibration import Calibration
 from medrag_lightning.data.examples import example_of
 from medrag_lightning.data.images import ImageStore
-from medrag_lightning.interfaces import CandidateSource, OpenImage, Reader
+from medrag_lightning.interfaces import CandidateSource, OpenImage, Reader, Rewriter
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading
@@ -64,6 +65,8 @@ class Answerer:
             questions of a test with `data.searches.table`; None asks every corpus with the question.
         calibration: how many candidates are read, when none are searched for, and when it abstains (verb `calibrate`), in
             place of `abstain_below`. It must have been made with this source, reader, prompt, corpus and evidence.
+        rewriter: makes a question with a history stand alone before anything is searched (`data.searches.rewriter`); None
+            searches with the question as it is. The reader gets the question itself.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Answerer:
         abstain_below: float | None = None,
         generator: SearchWriter | None = None,
         calibration: Calibration | None = None,
+        rewriter: Rewriter | None = None,
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
@@ -93,7 +97,7 @@ class Answerer:
         steered = steered_systems(None if steering is None else {"": steering}, None, one_per_prompt, template.order)
         self.collate = RaftCollator(reader.processor, template, one_per_prompt, training=False, steering=steered)
         self._asked: dict[ImageRef, Image] = {}
-        self.generator = generator
+        self.generator, self.dialogues = generator, Dialogues(rewriter)
         for one in [reader] if generator is None else [reader, generator.reader]:
             if isinstance(one, torch.nn.Module):
                 one.eval()
@@ -164,6 +168,7 @@ class Answerer:
         patient_id: str | None = None,
         study_id: str | None = None,
         modality: str | None = None,
+        history: Sequence[Sequence[str]] = (),
     ) -> Answer:
         """Answers a question about an image.
 
@@ -173,16 +178,18 @@ class Answerer:
             choices: the closed answers that are allowed; none for free text.
             patient_id, study_id: where known, evidence of that patient or study is left out. Copies of the image always are.
             modality: of the image, such as ``CT``, as the corpus calls it; for searches that go by a given modality.
+            history: (question, answer) of the turns before this question in its dialogue, first turn first.
 
         Raises:
-            ValueError: the question is blank or too long, the image cannot be opened, or the choices are one, many, blank or
-                repeated.
+            ValueError: the question is blank or too long, the image cannot be opened, the choices are one, many, blank or
+                repeated, or the history is no list of pairs.
         """
         _check_asked(question, choices)
         ref = None if image is None else self._remember(image)
         kind = AnswerType.CLOSED if choices else AnswerType.OPEN
-        name = "asked-" + fingerprint(question, str(ref), list(choices))[:12]
-        identity: dict[str, Any] = {"patient_id": patient_id, "study_id": study_id, "modality": modality}
+        turns = checked_history(history)
+        name = "asked-" + fingerprint(question, str(ref), list(choices), *turns)[:12]
+        identity: dict[str, Any] = {"patient_id": patient_id, "study_id": study_id, "modality": modality, "history": turns}
         try:
             return self.answer(Query(name, question, ref, None, tuple(choices), kind, Split.TEST, **identity))
         finally:
@@ -196,6 +203,8 @@ class Answerer:
 
     def _answered(self, query: Query, k: int | None, abstain_below: float | None) -> Answer:
         """The answer with the first k candidates, or with all that there are."""
+        begin = time.perf_counter()
+        query = query if k == 0 else self.dialogues.rewritten(query)
         start = time.perf_counter()
         written = None if k == 0 else self._written(query)
         if written is not None:
@@ -208,16 +217,19 @@ class Answerer:
         (reading,) = self.batch_reader.read(batch)
         seconds = {"retrieve": found - wrote, "encode": encoded - found, "read": time.perf_counter() - encoded}
         seconds = seconds if written is None else {"write": wrote - start, **seconds}
+        seconds = seconds if query.rewritten is None else {"rewrite": start - begin, **seconds}
         shown, told = batch.examples[0].candidates, (query.searches, written)
-        return Answer.of(reading.prediction, shown, self.low_margin, abstain_below, seconds, *told)
+        answer = Answer.of(reading.prediction, shown, self.low_margin, abstain_below, seconds, *told)
+        return self.dialogues.told(answer, query, k != 0, self.collate.template.history == "full")
 
     def example(self, query: Query, k: int | None = None) -> Example:
         """The query with its candidates, the first k where k is given, and all images opened; with a generator, the query has
-        what it wrote. Nothing is searched for k = 0.
+        what it wrote, and with a rewriter what that wrote. Nothing is searched for k = 0.
 
         Raises:
             ValueError: a candidate shares an identity with the query.
         """
+        query = query if k == 0 else self.dialogues.rewritten(query)
         written = None if k == 0 else self._written(query)
         return self._found(query if written is None else replace(query, searches=written.first()), k)
 

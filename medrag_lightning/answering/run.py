@@ -98,6 +98,7 @@ def answerer_and_data(
         stage.batch_reader.closed,
         steering=stage.numbered_steering().get(system),
         generator=writer,
+        rewriter=None if data.searches is None else data.searches.rewriter,
     )
     return answerer, data
 

@@ -18,6 +18,8 @@ def answer_as_text(answer: Answer) -> str:
         lines.append(f"why it abstains: {answer.reason}")
     if answer.choices and answer.logp_nats:
         lines.append("choices: " + ", ".join(f"{choice} {_share(logp)}" for choice, logp in _ranked(answer)))
+    if answer.rewritten is not None:
+        lines.append(f"searched as: {_printable(answer.rewritten)}")
     if answer.searches is not None:
         asked = [f"  {name}: {_printable(words)}" for name, words in answer.searches]
         lines += ["searches:", *asked] if asked else ["searches: no corpus was asked for texts"]
@@ -44,6 +46,7 @@ def answer_as_json(answer: Answer) -> dict[str, Any]:
         else dict.fromkeys(answer.choices),
         "searches": None if answer.searches is None else dict(answer.searches),
         "search_faults": list(answer.search_faults),
+        **({} if answer.rewritten is None else {"rewritten": answer.rewritten}),
         "evidence": [_citation_row(citation) for citation in answer.citations],
         "warnings": list(answer.warnings),
         **({"guarantee": answer.guarantee} if answer.guarantee else {}),

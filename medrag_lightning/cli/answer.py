@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from medrag_lightning.artifacts import file_fault, fingerprint, sha256_file
+from medrag_lightning.artifacts import file_fault, fingerprint, read_json, sha256_file
 from medrag_lightning.cli.extras import OTHERS, require_extra
 from medrag_lightning.cli.generator_options import add_generator_options, check_generator_options
 from medrag_lightning.cli.outcome import tell
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medrag_lightning.answering import Answerer
 
 MANIFEST, CONFIG = "bundle.json", "config.yaml"
-ONE = ("question", "image", "choices", "patient_id", "study_id", "modality")
+ONE = ("question", "image", "choices", "patient_id", "study_id", "modality", "history")
 MANY = ("output", "images")
 
 
@@ -34,9 +34,8 @@ def run_answer(arguments: Sequence[str]) -> None:
     asked = _parsed(arguments)
     if asked.jsonl is None:
         answerer = _loaded(asked)
-        answer = answerer.ask(
-            asked.question, asked.image, asked.choices or (), asked.patient_id, asked.study_id, asked.modality
-        )
+        told_about = asked.patient_id, asked.study_id, asked.modality, asked.history or ()
+        answer = answerer.ask(asked.question, asked.image, asked.choices or (), *told_about)
         told = json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False) if asked.format == "json" else str(answer)
         tell(told, sys.stdout)
         return
@@ -54,6 +53,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("question", "image", "patient_id", "study_id", "modality", "ckpt_path"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--choices", type=parse_choices)
+    parser.add_argument("--history", type=parse_history)
     for name in ("jsonl", "output", "images"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--format", choices=("text", "json"), default="text")
@@ -104,6 +104,18 @@ def parse_choices(text: str) -> list[str]:
     if not all(isinstance(choice, str) for choice in listed):
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a JSON list of texts")
     return [choice.strip() for choice in listed]
+
+
+def parse_history(file: str) -> tuple[tuple[str, str], ...]:
+    """The earlier turns in a JSON file, a list of [question, answer]."""
+    from medrag_lightning.data.dialogues import as_history
+
+    if fault := file_fault(file):
+        raise argparse.ArgumentTypeError(f"{file} {fault}; give a JSON file, a list of [question, answer]")
+    try:
+        return as_history("history", read_json(file))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{file}: {error}") from error
 
 
 def parse_threshold(text: str) -> float | str | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medrag_lightning.answering import Answerer
 
 KEYS = ("id", "question", "image", "choices", "patient_id", "study_id", "modality")
+HISTORY = "history"
 SUFFIXES = (".jsonl", ".ndjson", ".gz")
 TELL_EVERY_SECONDS = 10.0
 
@@ -76,7 +77,7 @@ def answer_rows(answerer: Answerer, files: RowFiles, system: str) -> str:
     try:
         with files.partial.open("a", encoding="utf-8") as stream:
             for row in rows:
-                asked = fingerprint(system, row.line, {key: row.values.get(key) for key in KEYS}, row.problem)[:24]
+                asked = fingerprint(system, row.line, _told(row), row.problem)[:24]
                 known = done.get(asked)
                 answered = _checked(answerer, row, files.images, first_seen, asked) if known is None else known
                 if known is None:
@@ -93,6 +94,12 @@ def answer_rows(answerer: Answerer, files: RowFiles, system: str) -> str:
     counts = Counter("errors" if "error" in row else "abstained" if row["abstained"] else "answered" for row in made)
     told = ", ".join(f"{counts[name]} {name}" for name in ("answered", "abstained", "errors"))
     return f"{len(made)} rows: {told}" + (f" ({pace.taken} from before)" if pace.taken else "")
+
+
+def _told(row: Row) -> dict[str, Any]:
+    """What is asked in a row; its history only where it has one: earlier versions knew none."""
+    known = [*KEYS, *([HISTORY] if row.values.get(HISTORY) else [])]
+    return {key: row.values.get(key) for key in known}
 
 
 def _checked(answerer: Answerer, row: Row, images: Path, first_seen: dict[str, int], asked: str) -> dict[str, Any]:
@@ -119,18 +126,20 @@ def _without_names(message: str, row: Row, images: Path) -> str:
 
 
 def _answered(answerer: Answerer, row: Row, images: Path) -> dict[str, Any]:
+    from medrag_lightning.data.dialogues import read_history
     from medrag_lightning.data.images import ImageStore
     from medrag_lightning.data.tables.image_folder import ImageFolder
 
-    if misspelt := misspelt_key(row, KEYS):
+    if misspelt := misspelt_key(row, (*KEYS, HISTORY)):
         raise ValueError(misspelt.split("?")[0] + "?")
     named = row.text_or_none("image")
     image = None
     if named is not None:
         folder = ImageFolder.at(images, check=True)
         image = ImageStore([folder.root])(folder.ref(named))
-    told = [row.text_or_none(name) for name in ("patient_id", "study_id", "modality")]
-    answer = answerer.ask(row.text("question"), image, row.texts("choices"), *told)
+    patient, study, modality = (row.text_or_none(name) for name in ("patient_id", "study_id", "modality"))
+    said = read_history(row, HISTORY)
+    answer = answerer.ask(row.text("question"), image, row.texts("choices"), patient, study, modality, said)
     return answer.to_json()
 
 

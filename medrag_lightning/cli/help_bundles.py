@@ -16,13 +16,15 @@ a patient. A run (fit or test of stage reader_raft) is asked in the same way bef
   --patient_id ID        evidence of this patient is left out (--study_id likewise). Copies of the image always are.
                          Write ids as the tables of the corpus do: DATASET:ID. They are never printed
   --modality NAME        of the image, as the corpus calls it (CT): for a system whose searches go by a given modality
+  --history FILE         what was said before in the same dialogue: JSON, a list of [question, answer], first turn first. Used
+                         by a system that rewrites questions before it searches, or whose prompt shows earlier turns
   --format text|json     lines to read (default), or one line of JSON
   --abstain_below P      abstains from a closed answer whose probability is smaller: a number in [0, 1], none, or bundle
                          (default: the bundle's own threshold)
   --device DEVICE        cpu (default), cuda, cuda:1
 
   --jsonl IN.jsonl       a question a line: question, and where wanted id, image, choices (a list), patient_id, study_id,
-                         modality
+                         modality, history
   --output OUT.jsonl     a line for every line, in the same order; a bad one gets a row with `error` in it, the others their
                          answers. The same command again goes on where it was interrupted
   --images FOLDER        image names are relative to it, and none may lead out of it (default: the folder of IN.jsonl)

@@ -57,7 +57,7 @@ def fitted_to(pool: Any, taught: Sequence[Any], right: Right, depth: int, docume
     examples = []
     for query, found in _pools(pool, taught, depth, "training questions searched"):
         good = tuple(candidate.id in right[query.id] for candidate in found)
-        examples.append(RerankExample(query.question, tuple(candidate.document.text for candidate in found), good))
+        examples.append(RerankExample(query.searched, tuple(candidate.document.text for candidate in found), good))
     texts = [document.text for document in documents if document.text.strip()]
     return fit_word_reranker(examples, texts, getattr(pool, "words", None))
 
@@ -72,7 +72,7 @@ def held_out(pool: Any, fitted: Any, queries: Sequence[Any], right: Right, depth
         return {"questions": 0}
     places = np.zeros((2, len(queries)))
     for at, (query, found) in enumerate(_pools(pool, queries, depth, "held-out questions searched")):
-        score = fitted.relevance([(query.question, c.document.text) for c in found]) if found else np.zeros(0)
+        score = fitted.relevance([(query.searched, c.document.text) for c in found]) if found else np.zeros(0)
         orders = range(len(found)), np.argsort(-score, kind="stable")
         for row, order in enumerate(orders):
             names = [found[int(k)].id for k in order]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -117,7 +117,8 @@ class FusionFeed:
             logger.info("%s: %d queries lack a gold answer or two candidates; left out", split, left_out)
         queries, ids = [asked[place] for place in kept], [pools[place] for place in kept]
         channels = [Channel(name) for name in self.plan.channels]
-        worded = [[query.searches for query in queries]] if any(query.searches is not None for query in queries) else []
+        told: list[list[Any]] = [[query.searches for query in queries], [query.rewritten for query in queries]]
+        worded = [one for one in told if any(words is not None for words in one)]
         pool_key = fingerprint([query_fingerprint(query) for query in queries], [list(one) for one in ids], *worded)
         searched = {"queries and candidates": pool_key, "corpus": self.corpus}
         similarity_NKM = cached_array(

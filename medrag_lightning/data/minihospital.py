@@ -12,6 +12,7 @@ import numpy as np
 
 from medrag_lightning.artifacts import atomic_write, fingerprint
 from medrag_lightning.data.minihospital_corpora import FiveCorpora
+from medrag_lightning.data.minihospital_dialogues import as_follow_up
 from medrag_lightning.data.minihospital_images import CLEAR, FAINT, SIDES, Look, draw
 from medrag_lightning.data.minihospital_questions import (
     MARK,
@@ -70,6 +71,8 @@ class MiniHospital:
             else stays as it is.
         corpora: of the texts: ``two``, or ``five`` (`minihospital_corpora`): each says facts of its own in words of its own, so
             that searches must be written for it.
+        dialogues: whether questions that name an entity are follow-ups in a dialogue whose history names it
+            (`minihospital_dialogues`). All else stays as it is.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class MiniHospital:
         reports: Reports = "full",
         texts: bool = False,
         corpora: Corpora = "two",
+        dialogues: bool = False,
     ) -> None:
         if size < MIN_SIZE:
             raise ValueError(f"a mini-hospital needs at least {MIN_SIZE} patients, got size={size}")
@@ -91,7 +95,7 @@ class MiniHospital:
             raise ValueError(f"corpora must be one of {', '.join(get_args(Corpora))}, got {corpora!r}")
         if corpora == "five" and not texts:
             raise ValueError("corpora: five would be ignored: a mini-hospital has them with texts: true")
-        self.seed, self.size, self.folder, self.reports = seed, size, Path(folder), reports
+        self.seed, self.size, self.folder, self.reports, self.dialogues = seed, size, Path(folder), reports, dialogues
         self.entities = deal_entities(np.random.default_rng([seed, 0]), _entity_counts(size), SUBTLE_SHARE, MIXED_UP_SHARE)
         self.patients = self._admit()
         self.studies = self._examine()
@@ -101,10 +105,11 @@ class MiniHospital:
 
     def fingerprint(self) -> str:
         """sha256 of the settings, of every study's traits and report, of one picture, which stands for the drawing code, and of
-        the texts where there are any."""
+        the texts and dialogues where there are any."""
+        told = [self._fingerprint, *(["dialogues"] if self.dialogues else [])]
         if self.library is None:
-            return self._fingerprint
-        return fingerprint(self._fingerprint, [[document.id, document.text] for document in self.library.documents])
+            return told[0] if len(told) == 1 else fingerprint(*told)
+        return fingerprint(*told, [[document.id, document.text] for document in self.library.documents])
 
     @property
     def image_file(self) -> Path:
@@ -138,7 +143,9 @@ class MiniHospital:
             if self.library:
                 items += self.library.ask(study.patient.entity, np.random.default_rng([self.seed, 5, self._place[study.id]]))
             related = evidence[study.patient.entity.number]
-            made += [self._query(study, number, item, related) for number, item in enumerate(items)]
+            asked = [self._query(study, number, item, related) for number, item in enumerate(items)]
+            entity = study.patient.entity
+            made += [as_follow_up(one, entity, self.entities, self.seed) for one in asked] if self.dialogues else asked
         return made
 
     @cached_property

@@ -72,7 +72,7 @@ class MedragData(L.LightningDataModule):
         leaks: what `fit` does when held-out items share id, patient, study or picture with training questions: `refuse`, `warn`
             (the numbers are then not those of new patients), or `ignore`, which does not look. See `data/leak_guard.py`.
         exploration: how the verb `explore` makes what a query generator learns from.
-        searches: what a query generator learns from, and what every question is searched with; null: with itself.
+        searches: what a query generator learns from, and what questions are searched with; null: with themselves.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = True
@@ -288,7 +288,7 @@ class MedragData(L.LightningDataModule):
     def _read_tables(self) -> None:
         if self._queries is None:
             asked = queries_by_split(self.tables, self.only, self.train_part, self.limits)
-            self._queries = searched_with(asked, self.searches)
+            self._queries = searched_with(asked, self.searches, self.trainer is None or self.trainer.local_rank == 0)
             self._documents = unique_documents(self.corpus, "data.corpus")
             self._pair_documents = unique_documents(self.pair_tables, "data.pair_tables")
 

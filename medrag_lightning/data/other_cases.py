@@ -39,7 +39,8 @@ class OtherCases:
 
 
 def _words(query: Query) -> str:
-    return " ".join(query.question.casefold().split())
+    said = [part for turn in query.history for part in turn]
+    return " ".join(" ".join([*said, query.question]).casefold().split())
 
 
 def _same_case(query: Query, other: Query) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -70,7 +71,7 @@ class WrittenItems(SearchItems):
 
     def __init__(self, world: World, wanted: Sequence[Query], folder: Path) -> None:
         self.folder, self.wanted = folder, list(wanted)
-        self.questions = fingerprint([[q.id, str(q.split), q.question, list(q.choices), _place(q)] for q in self.wanted])
+        self.questions = fingerprint([_seen(query) for query in self.wanted])
         there = {row.query_id for row in partly_written(folder)}
         missing = [query for query in self.wanted if query.id not in there]
         self.missing = len(missing)
@@ -113,6 +114,12 @@ class SearchFeed:
         """The questions of all splits whose searches the table lacks."""
         wanted = [replace(query, searches=None) for split in Split for query in self.world.queries[split]]
         return WrittenItems(self.world, wanted, Path(self.plan.written))
+
+
+def _seen(query: Query) -> list[Any]:
+    """What a generator sees of a question."""
+    before = [{"history": [list(turn) for turn in query.history]}] if query.history else []
+    return [query.id, str(query.split), query.question, list(query.choices), _place(query), *before]
 
 
 def _place(query: Query) -> list[str | int | None] | None:

@@ -1,4 +1,4 @@
-"""What a query generator learns from, and what it wrote for each question: read from disk, and put on the questions."""
+"""What a query generator learns from, and what it or a rewriter wrote for each question, put on the questions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from medrag_lightning.data.cached_rewriter import cached
+from medrag_lightning.interfaces import Rewriter, RewriteTask
 from medrag_lightning.records import Query, Split
 from medrag_lightning.search_files import SearchRow, SearchTable, read_searches, searches_are_there
 
@@ -23,6 +25,10 @@ class SearchPlan:
         table: folder of the searches that every question is searched with, in place of the question: what `predict` of stage
             query_generator wrote. Null: every corpus is asked with the question.
         written: folder that `predict` of stage query_generator writes to.
+        rewriter: what makes a question of a dialogue (`Query.history`) stand alone, such as
+            `medrag_lightning.data.rules_rewriter.RulesRewriter`; what it writes is searched with in place of the question, that
+            the reader still gets, and is kept in ``runs/rewritten`` (`data.cached_rewriter.CachedRewriter` has settings for
+            that, and for its time). Questions without a history are never rewritten. Null: all are searched with as they are.
         decoded: so many validation questions, drawn, that the generator writes whole searches for in a fit; all in `validate`.
     """
 
@@ -30,20 +36,26 @@ class SearchPlan:
     table: str | None = None
     written: str = "runs/searches"
     decoded: int = 100
+    rewriter: Rewriter | None = None
 
     def __post_init__(self) -> None:
         if self.decoded < 1:
             raise ValueError(f"searches.decoded must be at least 1, got {self.decoded}")
 
 
-def searched_with(queries: Mapping[Split, list[Query]], plan: SearchPlan | None) -> dict[Split, list[Query]]:
-    """The questions with the searches of `plan.table` on them; as they are where the plan names none.
+def searched_with(
+    queries: Mapping[Split, list[Query]], plan: SearchPlan | None, asks: bool = True
+) -> dict[Split, list[Query]]:
+    """The questions with the searches of `plan.table` and what `plan.rewriter` wrote on them; as they are without either.
 
-    A row whose text could not be read leaves its question without searches, so that every corpus is asked with the question.
+    Only one process (`asks`) asks the rewriter; the others take what it kept, so that all search with the same words. A row
+    whose text could not be read leaves its question without searches, so that every corpus is asked with the question.
 
     Raises:
         ValueError: the table lacks a question; the message says how many, and what to do.
     """
+    if plan is not None and plan.rewriter is not None:
+        queries = _rewritten(queries, plan.rewriter, asks)
     if plan is None or plan.table is None:
         return dict(queries)
     table = read_searches(plan.table)
@@ -91,6 +103,18 @@ def target_words(plan: SearchPlan | None) -> list[str]:
     if plan is None or plan.targets is None or not searches_are_there(plan.targets):
         return []  # only training needs them, and says so (`learned_from`)
     return [words for row in read_searches(plan.targets).rows for _, words in row.searches or ()]
+
+
+def _rewritten(queries: Mapping[Split, list[Query]], rewriter: Rewriter, asks: bool) -> dict[Split, list[Query]]:
+    """The questions; those with a history with what the rewriter, or its cache, has for them, as far as it has something."""
+    keeper = cached(rewriter)
+    asked = [query for mine in queries.values() for query in mine if query.history]
+    tasks = [RewriteTask(query.question, query.history) for query in asked]
+    made = keeper.rewrite(tasks) if asks else keeper.known(tasks)
+    if asked and asks:
+        logger.info("%d questions have a history: %s", len(asked), keeper.counts)
+    text_of = {query.id: text for query, text in zip(asked, made, strict=True)}
+    return {split: [replace(query, rewritten=text_of.get(query.id)) for query in mine] for split, mine in queries.items()}
 
 
 def _tell(table: SearchTable, rows: Sequence[SearchRow]) -> None:

@@ -42,5 +42,5 @@ def prompt_texts(queries: Sequence[Query], documents: Sequence[Document]) -> lis
     """Everything that a prompt about `queries` may say, and their answers."""
     words = [document.text for document in documents]
     for query in queries:
-        words += [query.question, *query.choices, query.answer or ""]
+        words += [query.question, *query.choices, query.answer or "", *(part for turn in query.history for part in turn)]
     return words

@@ -26,6 +26,7 @@ from medrag_lightning.interfaces.retrieving import (
     SimilaritySource,
     VectorSource,
 )
+from medrag_lightning.interfaces.rewriting import LoadingRewriter, Rewriter, RewriteTask
 from medrag_lightning.interfaces.routing import ModalityRouter
 from medrag_lightning.interfaces.serving import (
     CollatingStage,
@@ -50,6 +51,7 @@ __all__ = [
     "Feed",
     "JudgeTask",
     "LearnedFusion",
+    "LoadingRewriter",
     "ModalityRouter",
     "OpenImage",
     "Processor",
@@ -60,6 +62,8 @@ __all__ = [
     "Refreshable",
     "Reranker",
     "Retriever",
+    "RewriteTask",
+    "Rewriter",
     "ServedStage",
     "SimilarityFusion",
     "SimilaritySource",

@@ -102,6 +102,10 @@ class Query:
         searches: what to ask each corpus for this question, as (name of the corpus, words), from a query generator (HeteroRAG,
             MQG). A corpus that is not named, or whose words are blank, is not searched. None: nobody said, and every corpus is
             asked with the question.
+        history: what was asked and answered before in the same dialogue, first turn first; empty for a question that stands
+            alone. It is as it was said, in tests too.
+        rewritten: a question that says the same without the history, from a `Rewriter`: what is searched with in place of the
+            question. A reader still gets the question itself. None: nobody wrote one.
     """
 
     id: str
@@ -119,11 +123,17 @@ class Query:
     relevant_ids: tuple[str, ...] = ()
     poison_ids: tuple[str, ...] = ()
     searches: tuple[tuple[str, str], ...] | None = None
+    history: tuple[tuple[str, str], ...] = ()
+    rewritten: str | None = None
 
     def __post_init__(self) -> None:
         named = [corpus for corpus, _ in self.searches or ()]
         if not all(named) or len(set(named)) != len(named):
             raise ValueError(f"query {self.id!r}: searches name each corpus once, and none by no name; got {named}")
+        if self.rewritten is not None and not self.rewritten.strip():
+            raise ValueError(f"query {self.id!r}: rewritten is blank; leave it None")
+        if any(len(turn) != 2 or not all(part.strip() for part in turn) for turn in self.history):
+            raise ValueError(f"query {self.id!r}: a turn of its history is no pair of question and answer, or one is blank")
         if self.answer_type is AnswerType.CLOSED:
             if len(self.choices) < 2:
                 raise ValueError(f"query {self.id!r}: a closed question needs at least two choices, got {self.choices!r}")
@@ -133,6 +143,11 @@ class Query:
                 raise ValueError(f"query {self.id!r}: answer {self.answer!r} is not one of its choices {self.choices!r}")
         elif self.choices:
             raise ValueError(f"query {self.id!r}: an open question has no choices, got {self.choices!r}")
+
+    @property
+    def searched(self) -> str:
+        """What is searched with where nobody wrote words for a corpus: `rewritten`, or the question itself."""
+        return self.question if self.rewritten is None else self.rewritten
 
     @property
     def gold_index(self) -> int:

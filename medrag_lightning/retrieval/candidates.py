@@ -35,6 +35,7 @@ def query_fingerprint(query: Query) -> str:
     place = None if image is None else [Path(image.path).name, image.array, image.index]
     told: list[Any] = [query.id, query.question, place, query.patient_id, query.study_id]
     told += [] if query.searches is None else [sorted(query.searches)]
+    told += [] if query.rewritten is None else [{"rewritten": query.rewritten}]
     told += [] if query.modality is None else [{"modality": query.modality}]  # it may choose the part that is searched
     return fingerprint(told)
 

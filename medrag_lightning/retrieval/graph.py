@@ -106,7 +106,7 @@ class GraphSearch:
             if hit.row in seen or leak(query, document, None, None) is not None:
                 continue
             seen.add(hit.row)
-            yield Candidate(self._block(document, hit, query.question), hit.score, Channel.TEXT_TO_TEXT)
+            yield Candidate(self._block(document, hit, query.searched), hit.score, Channel.TEXT_TO_TEXT)
             if len(seen) == self.top:
                 return
 

@@ -1,4 +1,4 @@
-"""What a corpus is asked for a query: the question, or what a query generator wrote for this corpus."""
+"""What a corpus is asked for a query: the question, rewritten or not, or what a query generator wrote for this corpus."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from medrag_lightning.records import Query
 def wording(query: Query, corpus: str) -> str | None:
     """The words to search `corpus` with; None where there are none, and a text search of it finds nothing.
 
-    They are the question where nobody said what to ask (`Query.searches` is None), and for a source of no named corpus
-    (`corpus` empty), which a query generator does not know about.
+    They are the question (`Query.searched`: rewritten where it needs its dialogue) where nobody said what to ask
+    (`Query.searches` is None), and for a source of no named corpus (`corpus` empty), which a query generator does not know.
     """
-    text = query.question if query.searches is None or not corpus else dict(query.searches).get(corpus, "")
+    text = query.searched if query.searches is None or not corpus else dict(query.searches).get(corpus, "")
     return text if text.strip() else None
 
 

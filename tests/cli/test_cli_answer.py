@@ -212,3 +212,28 @@ def test_a_missing_extra_is_named(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["fit"])
     assert "pip install 'medrag-lightning[train]'" in capsys.readouterr().err
+
+
+def test_earlier_turns_come_from_a_file_or_a_row(bundle, parts, tmp_path, capsys):
+    from medrag_lightning.answering.dialogue import UNUSED
+
+    turns = tmp_path / "turns.json"
+    turns.write_text('[["is it a card?", "yes"]]')
+    asked = (bundle, "--question", "which colour?", "--choices", CHOICES)
+    ask(*asked, "--history", turns, "--format", "json")
+    assert UNUSED in json.loads(capsys.readouterr().out)["warnings"]
+    turns.write_text('[["is it a card?"]]')
+    assert "turns.json: 'history', turn 1 is ['is it a card?']; expected [question, answer]" in refused(
+        capsys, *asked, "--history", turns
+    )
+    assert "is not there: no such file; give a JSON file" in refused(capsys, *asked, "--history", tmp_path / "none.json")
+    rows = [{"question": "which colour?", "choices": list(COLOURS), "history": told} for told in ([["a?", "b"]], None, "cough")]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    many = (bundle, "--jsonl", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    ask(*many)
+    first, second, third = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert UNUSED in first["warnings"]
+    assert UNUSED not in second["warnings"]
+    assert "key 'history' holds a text" in third["error"]
+    turns.write_text("[]")
+    assert "--history would be ignored beside --jsonl" in refused(capsys, *many, "--history", turns)

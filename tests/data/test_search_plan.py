@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from medrag_lightning.data.cached_rewriter import CachedRewriter
 from medrag_lightning.data.search_plan import SearchPlan, learned_from, searched_with, target_words
 from medrag_lightning.records import Query, Split
 from medrag_lightning.search_files import SearchRow, check_searches, partly_written, write_searches
@@ -66,3 +67,51 @@ def test_shards_count_as_written_and_another_identity_is_refused(tmp_path):
     assert partly_written(tmp_path / "none") == []
     with pytest.raises(ValueError, match="decoded must be at least 1"):
         SearchPlan(decoded=0)
+
+
+class Capitals:
+    """Writes the question in capitals, as often as it is asked; none of one that says so."""
+
+    asked = 0
+
+    def rewrite(self, tasks):
+        type(self).asked += len(tasks)
+        return [None if "never" in task.question else task.question.upper() for task in tasks]
+
+    def fingerprint(self):
+        return "c" * 64
+
+
+def talking():
+    history = (("is it?", "yes"),)
+    return {
+        split: [Query(f"{split}0", "why?", split=split), Query(f"{split}1", f"and {split}?", split=split, history=history)]
+        for split in Split
+    } | {Split.VAL: [Query("val9", "never?", split=Split.VAL, history=history)]}
+
+
+def test_questions_with_a_history_are_rewritten_once_and_other_processes_take_what_was_kept(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Capitals, "asked", 0)
+    plan = SearchPlan(rewriter=Capitals())
+    with caplog.at_level(logging.INFO):
+        found = searched_with(talking(), plan)
+    assert [query.rewritten for query in found[Split.TRAIN]] == [None, "AND TRAIN?"]
+    assert [query.question for query in found[Split.TRAIN]] == ["why?", "and train?"]
+    assert found[Split.VAL] == talking()[Split.VAL]
+    assert Capitals.asked == 3
+    assert "3 questions have a history: 2 rewritten now" in caplog.text
+    assert searched_with(talking(), SearchPlan(rewriter=Capitals()), asks=False) == found
+    assert Capitals.asked == 3
+    assert searched_with(queries(), plan) == queries()
+    assert searched_with(talking(), SearchPlan(rewriter=Capitals())) == found
+    assert Capitals.asked == 4, "only the one that failed is asked again"
+
+
+def test_searches_for_corpora_and_rewritten_questions_stand_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = {split: [query for query in mine if query.id[-1] != "9"] for split, mine in talking().items()}
+    write_searches(tmp_path, [SearchRow(q.id, q.split, (("wiki", "sign"),)) for mine in asked.values() for q in mine], {})
+    found = searched_with(asked, SearchPlan(table=str(tmp_path), rewriter=CachedRewriter(Capitals(), None)))
+    assert found[Split.TEST][1].searches == (("wiki", "sign"),)
+    assert found[Split.TEST][1].rewritten == "AND TEST?"

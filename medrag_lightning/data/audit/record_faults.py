@@ -105,7 +105,7 @@ def repeat_findings(placed: Sequence[Placed]) -> Iterator[Finding]:
     for one in placed:
         query = _query(one)
         if query.answer is not None and query.image is not None:
-            asked[query.split, query.image, " ".join(query.question.casefold().split())].append(one)
+            asked[query.split, query.image, query.history, " ".join(query.question.casefold().split())].append(one)
     for same in asked.values():
         if len(same) > 1:
             places = _places(same)

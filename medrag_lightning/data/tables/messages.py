@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from medrag_lightning.data.dialogues import turns as turns_of
 from medrag_lightning.data.row_files import read_rows
 from medrag_lightning.data.rows import Row, as_text, parse_rows, shorten
 from medrag_lightning.data.tables.answers import answered_documents, closed_answer
@@ -25,13 +26,18 @@ class MessagesRows:
     reply the answer. A reply of yes or no makes a closed question, any other an open one. A system message is left out: the
     prompt template is set for the whole run. `patient_id`, `study_id` and `id` are used where a row has them.
 
+    With `turns: history` turn t of a dialogue is a question with the turns before it as its history, as they stand in the file,
+    in tests too: not what a reader would have said. No later turn is in its history, and none is evidence for it: where a row
+    has no patient, study or image that its turns share, the dialogue itself is their study.
+
     Refused, because the row would be trained on as something else: several images, videos or audio, a number of marks that
     does not fit the images, roles that do not alternate, and several turns unless `turns` says ``split``.
 
     Args:
         train, val, test: the file of each split; at least one.
         image_root: the folder that image names are relative to; absolute names must lie under it.
-        turns: ``refuse`` rows of several turns, or ``split`` them: each turn becomes a question that does not see the others.
+        turns: ``refuse`` rows of several turns, or make each turn a question: that does not see the others (``split``), or that
+            has the turns before it as its history (``history``).
         dataset: put before ids.
         evidence_text: what a document says; ``{question}`` and ``{answer}`` are filled in.
         check_images: whether missing image files are errors when the table is read.
@@ -43,7 +49,7 @@ class MessagesRows:
         train: str | None = None,
         val: str | None = None,
         test: str | None = None,
-        turns: Literal["refuse", "split"] = "refuse",
+        turns: Literal["refuse", "split", "history"] = "refuse",
         dataset: str = "messages",
         evidence_text: str = EVIDENCE_TEXT,
         check_images: bool = True,
@@ -76,24 +82,30 @@ class MessagesRows:
     def _parse(self, row: Row) -> list[Query]:
         split, pairs = self.files[row.path], _pairs(row)
         if len(pairs) > 1 and self.turns == "refuse":
-            raise ValueError(f"{len(pairs)} turns; turns: split makes each a question that does not see the others")
+            told = "turns: split makes each a question that does not see the others, turns: history that sees those before it"
+            raise ValueError(f"{len(pairs)} turns; {told}")
         image = self._image(row, sum(question.count(PLACEHOLDER) for question, _ in pairs))
         base = row.text_or_none("id") or f"{split}-{row.line}"
+        patient, study = row.text_or_none("patient_id"), row.text_or_none("study_id")
+        if len(pairs) > 1 and patient is None and study is None and image is None:
+            study = f"dialogue {base}"  # else a turn could find a later one as evidence
+        said = [(" ".join(question.replace(PLACEHOLDER, " ").split()), reply) for question, reply in pairs]
         queries = []
-        for turn, (question, reply) in enumerate(pairs):
+        for turn, (history, question, reply) in enumerate(turns_of(said)):
             choices, answer = closed_answer(question, reply, marked_closed=False)
             queries.append(
                 Query(
                     id=f"{self.dataset}-{base}" + (f"-{turn}" if len(pairs) > 1 else ""),
-                    question=" ".join(question.replace(PLACEHOLDER, " ").split()),
+                    question=question,
                     image=image,
                     answer=answer,
                     choices=choices,
                     answer_type=AnswerType.CLOSED if choices else AnswerType.OPEN,
                     split=split,
-                    patient_id=scoped(self.dataset, row.text_or_none("patient_id")),
-                    study_id=scoped(self.dataset, row.text_or_none("study_id")),
+                    patient_id=scoped(self.dataset, patient),
+                    study_id=scoped(self.dataset, study),
                     source=self.dataset,
+                    history=history if self.turns == "history" else (),
                 )
             )
         return queries

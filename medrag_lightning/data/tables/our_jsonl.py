@@ -13,6 +13,8 @@ A line of a **questions** file:
 | `split` | required, unless the table sets it | `train`, `val` or `test` |
 | `patient_id`, `study_id` | optional | for the leak rule; the data set's name is put before them |
 | `modality` | optional | such as `CT` |
+| `history` | optional | the turns before this question in its dialogue, a list of [question, answer], first turn first; \
+every turn of a dialogue then needs the same `study_id`, `patient_id` or image, so that none is evidence for another |
 
 A line of a **corpus** file: `id` (required), `text` and/or `image`, and optionally `patient_id`, `study_id`, `modality`,
 `source`, `license`, `split`.
@@ -27,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medrag_lightning.data.dialogues import apart, read_history
 from medrag_lightning.data.row_files import read_rows
 from medrag_lightning.data.rows import Row, misspelt_key, parse_rows, read_split
 from medrag_lightning.data.tables.answers import YES_NO, answered_documents
@@ -35,7 +38,7 @@ from medrag_lightning.records import AnswerType, Document, Query, Split
 
 QUERY_KEYS = (
     *("id", "question", "answer", "choices", "answer_type"),
-    *("image", "split", "patient_id", "study_id", "modality"),
+    *("image", "split", "patient_id", "study_id", "modality", "history"),
 )
 CORPUS_KEYS = ("id", "image", "text", "patient_id", "study_id", "modality", "source", "license", "split")
 EVIDENCE_TEXT = "question: {question} answer: {answer}"
@@ -77,6 +80,8 @@ class JsonlQueries:
         """Every row, in file order."""
         if self._queries is None:
             self._queries = parse_rows(read_rows(self.path), self._parse, type(self).__name__)
+            if fault := apart(self._queries):
+                raise ValueError(f"{self.path}: {fault}")
         return list(self._queries)
 
     def documents(self) -> list[Document]:
@@ -109,6 +114,7 @@ class JsonlQueries:
                 study_id=scoped(self.dataset, row.text_or_none("study_id")),
                 modality=row.text_or_none("modality"),
                 source=self.dataset,
+                history=read_history(row),
             )
         ]
 

@@ -44,6 +44,8 @@ def searches_told(system: Told) -> dict[str, str]:
     if spec is not None:
         how = reader_told(spec["reader"]["kind"], spec["reader"]["dtype"])
         told["query generator"] = f"{how}; writes what to ask {', '.join(spec['corpora'])}"
+    if "rewriter" in system:
+        told["query rewriter"] = "rules; makes a question of a dialogue stand alone before anything is searched"
     return told | _routes(system["source"])
 
 

@@ -32,6 +32,7 @@ from medrag_lightning.handoff.bundle.proof import ask_in_clean_process
 from medrag_lightning.handoff.bundle.quiet import no_progress_bars
 from medrag_lightning.handoff.bundle.reader_files import check_reader, save_reader, save_weights
 from medrag_lightning.handoff.bundle.request import Run, Settings
+from medrag_lightning.handoff.bundle.rewriters import check_rewriter
 from medrag_lightning.handoff.bundle.source_checks import check_source
 from medrag_lightning.handoff.bundle.sources import extras_of, load_source, save_source, searches, vector_searches
 from medrag_lightning.handoff.bundle.sums import write_sums
@@ -87,6 +88,7 @@ def _check(answerer: Answerer, settings: Settings) -> None:
         if answerer.generator.reader is answerer.reader:
             raise ValueError("the query generator and the answering reader are one object; a bundle writes each by itself")
     check_source(answerer.source)
+    check_rewriter(answerer.dialogues.rewriter)
     if settings.probes < 1:
         raise ValueError(f"--probes must be at least 1, got {settings.probes}: a bundle is proved by its probes")
     if settings.reader == "adapter" and settings.dtype is not None:

@@ -49,7 +49,7 @@ def read_run(
         raise ValueError(f"{config}: its data have no test questions, and an export is proved by some; give a table that has")
     return Run(
         answerer,
-        [replace(query, searches=None) for query in questions["test"]],
+        [replace(query, searches=None, rewritten=None) for query in questions["test"]],
         {name: len(part) for name, part in questions.items()},
         told.get("seed_everything"),
         [config.parent, chosen.resolve().parent.parent],

@@ -15,6 +15,7 @@ from medrag_lightning.handoff.bundle.identities import HiddenIdentities, Identit
 from medrag_lightning.handoff.bundle.layout import CORPUS_SUFFIX, IMAGES, INDEX, KEY, POINTER, PROBE_IMAGES, SUMS
 from medrag_lightning.handoff.bundle.quiet import no_progress_bars
 from medrag_lightning.handoff.bundle.reader_files import load_reader
+from medrag_lightning.handoff.bundle.rewriters import load_rewriter
 from medrag_lightning.handoff.bundle.sources import load_source, searches
 from medrag_lightning.handoff.bundle.system import read_system
 from medrag_lightning.handoff.bundle.verify import verify_bundle
@@ -61,6 +62,7 @@ def _assembled(bundle: Path, root: Path, device: str) -> Answerer:
         told["low_margin"],
         None if told["steering"] is None else Steering(**told["steering"]),
         generator=load_generator(told.get("generator"), bundle, device),
+        rewriter=load_rewriter(told.get("rewriter")),
         **settings,
     )
 

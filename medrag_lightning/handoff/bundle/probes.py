@@ -59,7 +59,8 @@ def write_probes(
         asked = {name: getattr(hidden, name) for name in ("id", "patient_id", "study_id", "question", "answer", "modality")}
         kinds = {"choices": list(query.choices), "answer_type": str(query.answer_type), "number": number}
         searches = {} if query.searches is None else {"searches": [list(one) for one in query.searches]}
-        rows.append({**asked, **kinds, **searches, "image": image, "expected": told})
+        history = {"history": [list(turn) for turn in query.history]} if query.history else {}
+        rows.append({**asked, **kinds, **searches, **history, "image": image, "expected": told})
     write_jsonl(root / PROBES, rows)
 
 
@@ -76,6 +77,7 @@ def read_probes(root: Path) -> tuple[list[Query], list[Told]]:
         told = row.get("searches")
         searches = None if told is None else tuple((str(corpus), str(words)) for corpus, words in told)
         whole: Told = {"image": image, "choices": tuple(row["choices"]), "answer_type": kind, "searches": searches}
+        whole["history"] = tuple((str(question), str(reply)) for question, reply in row.get("history", ()))
         queries.append(Query(**asked, **whole, split=Split.TEST))
         expected.append(row["expected"])
     return queries, expected

@@ -10,6 +10,7 @@ from medrag_lightning.answering import Answerer
 from medrag_lightning.batches import Steering
 from medrag_lightning.handoff.bundle.json_schema import DIALECT, read_json_limited, validate
 from medrag_lightning.handoff.bundle.layout import SCHEMA, SYSTEM
+from medrag_lightning.handoff.bundle.rewriters import rewriter_schema, rewriter_spec
 from medrag_lightning.handoff.bundle.settings_schema import (
     COUNT,
     NAME,
@@ -42,6 +43,8 @@ def describe_system(answerer: Answerer, reader: Schema, source: Schema, generato
         "abstain_below": None,
     }
     told |= {} if generator is None else {"generator": generator}  # without one, earlier versions can load it, too
+    rewriter = rewriter_spec(answerer.dialogues.rewriter)
+    told |= {} if rewriter is None else {"rewriter": rewriter}
     assert not validate(told, system_schema()), validate(told, system_schema())
     return told
 
@@ -75,9 +78,10 @@ def system_schema() -> Schema:
         "steering": {"anyOf": [{"type": "null"}, of_class(Steering)]},
         "abstain_below": {"anyOf": [{"type": "null"}, number]},
         "generator": _generator(reader),
+        "rewriter": rewriter_schema(),
     }
     title = "How a medrag_lightning bundle answers"
-    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator"]), "$defs": definitions()}
+    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator", "rewriter"]), "$defs": definitions()}
 
 
 def _generator(reader: Schema) -> Schema:
