@@ -70,7 +70,8 @@ class LeakGuard:
         self, queries: Mapping[Split, Sequence[Query]], images: ImageStore, pairs: Sequence[Document] | None
     ) -> list[Leak]:
         """From an earlier run on the same records and files, else looked for now."""
-        records: dict[str, Sequence[Query | Document]] = {**queries} if pairs is None else {**queries, "pairs": pairs}
+        records: dict[str, Sequence[Query | Document]] = {str(split): mine for split, mine in queries.items()}
+        records |= {} if pairs is None else {"pairs": pairs}
         file = self.folder / f"leaks-{_key(records, images)[:20]}.json"
         if file.is_file():
             told = read_json(file)["leaks"]
