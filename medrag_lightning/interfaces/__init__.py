@@ -36,6 +36,7 @@ from medrag_lightning.interfaces.serving import (
     SplitChoosingStage,
     Table,
 )
+from medrag_lightning.interfaces.summarising import Summariser, SummaryTask
 from medrag_lightning.interfaces.tracing import Teacher, TraceStep, TraceTask
 
 __all__ = [
@@ -64,6 +65,8 @@ __all__ = [
     "SimilarityFusion",
     "SimilaritySource",
     "SplitChoosingStage",
+    "Summariser",
+    "SummaryTask",
     "Table",
     "Teacher",
     "TraceStep",

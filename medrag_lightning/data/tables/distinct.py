@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medrag_lightning.artifacts import fingerprint, read_manifest, write_manifest
 from medrag_lightning.data.audit.image_copies import DISTANCE
@@ -15,8 +15,10 @@ from medrag_lightning.data.audit.image_facts import ImageFacts
 from medrag_lightning.data.audit.image_pass import image_facts
 from medrag_lightning.data.audit.progress import telling
 from medrag_lightning.data.copies import Copy, picture_copies, text_copies
-from medrag_lightning.interfaces import Table
 from medrag_lightning.records import Document, ImageRef, Query, unique_by_id
+
+if TYPE_CHECKING:  # the seams need torch, and reading tables does not
+    from medrag_lightning.interfaces import Table
 
 SCHEMA = 1  # raise it when other documents are found to be copies
 FEW = 500  # images that one process opens sooner than others are started
