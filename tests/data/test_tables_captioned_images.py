@@ -39,7 +39,8 @@ def test_captions_beside_pictures(tmp_path: Path) -> None:
     assert (a.id, a.text, a.license, a.origin) == ("atlas-chest/a.png", "A nodule in the left lung.", "CC BY", "chest/a.png")
     assert (b.id, b.text, b.license, b.origin) == ("atlas-b.jpg", "A cyst.", "CC0", "https://wiki.test/b")
     assert (b.patient_id, b.modality, b.source, b.corpus) == ("atlas:7", "CT", "atlas", "reports")
-    assert table.roots() == [(tmp_path / "atlas").resolve()] and table.queries() == []
+    assert table.roots() == [(tmp_path / "atlas").resolve()]
+    assert table.queries() == []
 
 
 def test_captions_in_one_file(tmp_path: Path) -> None:

@@ -49,11 +49,12 @@ def test_pages_become_sections_with_their_headings_licence_and_origin(tmp_path: 
         ),
     }
     assert all(document.source == "wiki" and document.image is None for document in table.documents())
-    assert table.queries() == [] and table.roots() == []
+    assert table.queries() == []
+    assert table.roots() == []
 
 
 def test_what_says_nothing_is_counted_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Trap 5: an empty summary read back as NaN stopped the builder. Trap 4: markup was dropped after retrieval, so k varied."""
+    """Trap 5: an empty summary read back as NaN stopped the builder. Trap 4: markup was dropped after retrieval."""
     folder = pages_at(tmp_path / "wiki")
     (folder / "scan.pdf").write_bytes(b"%PDF")
     (folder / "free.txt").write_text("A page without a licence.", encoding="utf-8")
@@ -137,7 +138,7 @@ def test_links_out_of_the_folder_and_settings_that_cannot_be(tmp_path: Path) -> 
     folder = pages_at(tmp_path / "wiki")
     (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
-    with pytest.raises(ValueError, match="link.txt:1: .*lies outside the declared roots"):
+    with pytest.raises(ValueError, match=r"link.txt:1: .*lies outside the declared roots"):
         Pages(str(folder)).documents()
     with pytest.raises(ValueError, match="no such folder"):
         Pages(str(tmp_path / "gone")).documents()

@@ -46,7 +46,8 @@ def test_what_is_asked_and_what_is_refused(folder, tmp_path):
     _, tokenizer = made._model()
     asked = made._asked(TASKS[2], tokenizer)
     assert asked.endswith("Section: Uric acid 2 in a joint....\n\nSummary:")
-    assert "at most 2 plain sentences" in asked and "Headings: Causes" in asked
+    assert "at most 2 plain sentences" in asked
+    assert "Headings: Causes" in asked
     tokenizer.chat_template = "{% for m in messages %}<user>{{ m.content }}</user>{% endfor %}<model>"
     assert made._asked(TASKS[0], tokenizer).endswith("Section: Uric acid 0 in a joint.</user><model>")
     with pytest.raises(ValueError, match="lower max_chars"):

@@ -8,30 +8,15 @@ from html.parser import HTMLParser
 from medrag_lightning.data.pages.section import Outline, Page, one_line
 
 UNREAD = frozenset(
-    ("script", "style", "noscript", "template", "nav", "aside", "footer", "form", "button", "select", "textarea")
-    + ("iframe", "object", "svg", "canvas", "audio", "video", "map")
+    {"script", "style", "noscript", "template", "nav", "aside", "footer", "form", "button", "select", "textarea"}
+    | {"iframe", "object", "svg", "canvas", "audio", "video", "map"}
 )
 """Elements whose words are no part of the text."""
 UNREAD_CLASSES = frozenset({"reference", "mw-editsection", "navbox", "toc", "noprint", "sidebar", "breadcrumb", "breadcrumbs"})
 UNREAD_ROLES = frozenset({"navigation", "banner", "contentinfo", "search", "complementary"})
 BLOCKS = frozenset(
-    (
-        "address",
-        "article",
-        "blockquote",
-        "br",
-        "caption",
-        "dd",
-        "div",
-        "dl",
-        "dt",
-        "figcaption",
-        "figure",
-        "header",
-        "hr",
-        "main",
-    )
-    + ("ol", "p", "pre", "section", "table", "tbody", "thead", "tr", "ul")
+    {"address", "article", "blockquote", "br", "caption", "dd", "div", "dl", "dt", "figcaption", "figure", "header", "hr", "ul"}
+    | {"main", "ol", "p", "pre", "section", "table", "tbody", "thead", "tr"}
 )
 VOID = frozenset(("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"))
 _HEADING = re.compile(r"h([1-6])")
@@ -91,7 +76,7 @@ class _Parser(HTMLParser):
         elif tag == "title":
             self._in_title = False
         elif self._heading is not None and tag == self._heading[0]:
-            name, level, words = self._heading
+            _name, level, words = self._heading
             self._heading = None
             self.outline.head(level, "".join(words), self._opened_on)
         elif tag in BLOCKS or tag == "li":

@@ -1,4 +1,4 @@
-"""A folder of pictures with captions as evidence (MIRA, image knowledge base): captions in one file, or one beside each picture.
+"""A folder of pictures with captions as evidence (MIRA, image knowledge base): captions in one file, or beside each picture.
 
 Keys of the caption file (CSV, TSV, JSON, JSONL, parquet), or of ``scan.json`` beside ``scan.png``:
 
@@ -59,9 +59,7 @@ class CaptionedImages:
         name: str | None = None,
     ) -> None:
         if captions is None and fields:
-            raise ValueError(
-                "fields would be ignored: captions stand beside the pictures; name the caption file, or leave it out"
-            )
+            raise ValueError("fields would be ignored: captions stand beside the pictures; name the caption file")
         if without_caption not in ("error", "keep"):
             raise ValueError(f"without_caption must be error or keep, got {without_caption!r}")
         self.images = ImageFolder.at(folder, check=True)
@@ -108,9 +106,7 @@ class CaptionedImages:
         taken = {caption for captions in told.values() for caption in captions}
         for path in files:
             if path.suffix.lower() in BESIDE and path not in taken:
-                yield Row(
-                    path, 1, problem=f"a caption without its picture: no {path.stem} with {', '.join(SUFFIXES)} beside it"
-                )
+                yield Row(path, 1, problem=f"a caption without its picture: no {path.stem} with {', '.join(SUFFIXES)}")
 
     def _row(self, path: Path, captions: list[Path]) -> Row:
         image = {"image": path.relative_to(self.images.root).as_posix()}

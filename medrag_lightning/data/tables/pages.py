@@ -1,7 +1,7 @@
 """A folder of pages as evidence: HTML, Markdown and plain text, cut into sections and chunks (MIRA, text knowledge base).
 
 What a page says about itself (``<title>``, ``<link rel="canonical">``, ``<link rel="license">``, ``<meta name="license">``; the
-front matter of Markdown: ``title``, ``url``, ``license``) is kept. A file ``pages.jsonl`` in the folder may say it for any page:
+front matter of Markdown: ``title``, ``url``, ``license``) is kept. The file ``pages.jsonl`` in the folder says it for any page:
 
 | key | | meaning |
 |---|---|---|
@@ -52,7 +52,7 @@ class PageSection:
 class Pages:
     """Evidence from a folder of pages (see the module's docstring). It asks nothing; nothing is fetched.
 
-    A document is a chunk of one section, called ``NAME-FILE#SECTION`` or, where a section has several, ``NAME-FILE#SECTION/CHUNK``.
+    A document is a chunk of one section, called ``NAME-FILE#SECTION``, with ``/CHUNK`` after it where a section has several.
     Sections are counted before any is left out, so that an id means one place of one page whatever else is in the folder.
     Markup is taken off here, once. Sections that are empty, say NaN and the like, or have no letter are left out and counted
     (`left_out`). Nothing is dropped later: each document has its row in the evidence store, and its vector that row's number.
@@ -185,6 +185,6 @@ class Pages:
         pages = {one.page: one.license for one in self._sections}
         if unknown := [page for page, licence in pages.items() if not licence]:
             log.warning(
-                "%s: %d of %d pages name no licence, the first %s; say it in %s or by `license`, or every answer that cites them "
-                "says that it is not known", self.folder, len(unknown), len(pages), unknown[0], LISTING,
+                "%s: %d of %d pages name no licence, the first %s; say it in %s or by `license`, or every answer that cites "
+                "them says that it is not known", self.folder, len(unknown), len(pages), unknown[0], LISTING,
             )  # fmt: skip

@@ -25,7 +25,7 @@ class SummarisedPages:
     """The documents of `pages`, each section in the words of a summariser.
 
     A section keeps its own text, and is counted (`kept`), where its summary is empty, no shorter than the section, looks like
-    markup or has no letter: nothing is lost by a bad summary, and nothing of it is read back as NaN. Ids are those of `pages`; a
+    markup or has no letter: nothing is lost by a bad summary, and nothing is read back as NaN. Ids are those of `pages`; a
     document whose text is a summary says so in its `origin`. Summaries are kept in `folder` by what was asked, batch by
     batch, so that an interruption loses one batch and a second run asks nothing.
 
