@@ -5,6 +5,7 @@ from medrag_lightning.interfaces.exploring import (
     ExploreTask,
     JudgeTask,
 )
+from medrag_lightning.interfaces.fetching import PageFilter, WebFetcher, WebPage
 from medrag_lightning.interfaces.mining import FactExtractor
 from medrag_lightning.interfaces.reading import (
     AttentionReader,
@@ -13,6 +14,7 @@ from medrag_lightning.interfaces.reading import (
     TunableReader,
 )
 from medrag_lightning.interfaces.retrieving import (
+    BringsDocuments,
     CandidateSource,
     DualEncoder,
     LearnedFusion,
@@ -41,6 +43,7 @@ from medrag_lightning.interfaces.tracing import Teacher, TraceStep, TraceTask
 
 __all__ = [
     "AttentionReader",
+    "BringsDocuments",
     "CandidateSource",
     "CollatingStage",
     "Collator",
@@ -53,6 +56,7 @@ __all__ = [
     "LearnedFusion",
     "ModalityRouter",
     "OpenImage",
+    "PageFilter",
     "Processor",
     "QueryEncoder",
     "QueryTowers",
@@ -73,4 +77,6 @@ __all__ = [
     "TraceTask",
     "TunableReader",
     "VectorSource",
+    "WebFetcher",
+    "WebPage",
 ]
