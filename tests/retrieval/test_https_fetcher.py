@@ -60,7 +60,7 @@ def engine(monkeypatch):
     monkeypatch.setattr(guarded_https, "secured", lambda plain, host: plain)
     Handler.asked = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"https://localhost:{server.server_port}"
     server.shutdown()
