@@ -242,6 +242,7 @@ CONFIGS: dict[str, list[How]] = {
         How("--history FILE", "cli/test_cli_answer.py"),
     ],
     "A corpus on a server, and a graph": [How("yaml", "yaml blocks", says="MilvusSearch")],
+    "Pages, captioned pictures and the web": [How("yaml", "yaml blocks", says="WebSearch")],
     "Questions whose documents are known": [
         How(f"{PROGRAM}reranker -c data/pubmedqa", "test_configs.py"),
         How("--output FILE", "cli/test_cli_reranker.py"),

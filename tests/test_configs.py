@@ -10,6 +10,8 @@ from medrag_lightning.artifacts import read_json, write_json
 from medrag_lightning.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent / "models"))
+sys.path.insert(0, str(Path(__file__).parent / "data"))
+from page_files import pages_at
 from reader_folders import FOLDERS
 from test_dual_encoder import save_dual_encoder
 
@@ -84,6 +86,8 @@ def test_data_configs_run_one_step(name, medrag_data, tmp_path, monkeypatch):
     if name == "pubmedqa":  # its source reads what this verb writes
         main(["reranker", "-c", "data/pubmedqa"])
         assert Path("runs/pubmedqa_reranker.json").is_file()
+    if name == "minihospital_pages":  # the user's own
+        pages_at(tmp_path / "pages")
     main(["fit", "-c", "stages/reader_raft", "-c", f"data/{name}", *ONE_STEP, *small()])
 
 

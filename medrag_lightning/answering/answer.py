@@ -31,6 +31,7 @@ class Citation:
     score: float
     weight: float | None
     alone: str | None
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,7 @@ def _citation(prediction: Prediction, candidate: Candidate, k: int) -> Citation:
         candidate.score,
         prediction.weights[k] if prediction.weights else None,
         prediction.candidate_answers[k] if prediction.candidate_answers else None,
+        document.origin,
     )
 
 

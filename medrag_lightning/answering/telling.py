@@ -78,6 +78,8 @@ def _citation_line(place: int, citation: Citation) -> str:
     if citation.alone is not None:
         told.append(f"alone says {_printable(citation.alone)}")
     told.append(f"licence {_printable(citation.license) or 'not known'}")
+    if citation.origin:
+        told.append(f"from {_printable(citation.origin)}")
     text = " ".join(_printable(citation.text).split())
     shown = text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 3] + "..."
     return f"  {', '.join(told)}" + (f"\n     {shown}" if shown else "")
@@ -92,6 +94,7 @@ def _citation_row(citation: Citation) -> dict[str, Any]:
         "alone": citation.alone,
         "licence": citation.license,
         "source": citation.source,
+        "origin": citation.origin,
         "text": citation.text,
     }
 

@@ -5,6 +5,7 @@ from medrag_lightning.interfaces.exploring import (
     ExploreTask,
     JudgeTask,
 )
+from medrag_lightning.interfaces.fetching import PageFilter, WebFetcher, WebPage
 from medrag_lightning.interfaces.mining import FactExtractor
 from medrag_lightning.interfaces.reading import (
     AttentionReader,
@@ -13,6 +14,7 @@ from medrag_lightning.interfaces.reading import (
     TunableReader,
 )
 from medrag_lightning.interfaces.retrieving import (
+    BringsDocuments,
     CandidateSource,
     DualEncoder,
     LearnedFusion,
@@ -37,10 +39,12 @@ from medrag_lightning.interfaces.serving import (
     SplitChoosingStage,
     Table,
 )
+from medrag_lightning.interfaces.summarising import Summariser, SummaryTask
 from medrag_lightning.interfaces.tracing import Teacher, TraceStep, TraceTask
 
 __all__ = [
     "AttentionReader",
+    "BringsDocuments",
     "CandidateSource",
     "CollatingStage",
     "Collator",
@@ -54,6 +58,7 @@ __all__ = [
     "LoadingRewriter",
     "ModalityRouter",
     "OpenImage",
+    "PageFilter",
     "Processor",
     "QueryEncoder",
     "QueryTowers",
@@ -68,10 +73,14 @@ __all__ = [
     "SimilarityFusion",
     "SimilaritySource",
     "SplitChoosingStage",
+    "Summariser",
+    "SummaryTask",
     "Table",
     "Teacher",
     "TraceStep",
     "TraceTask",
     "TunableReader",
     "VectorSource",
+    "WebFetcher",
+    "WebPage",
 ]

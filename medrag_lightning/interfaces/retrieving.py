@@ -214,6 +214,16 @@ class CandidateSource(Protocol):
 
 
 @runtime_checkable
+class BringsDocuments(Protocol):
+    """A source whose candidates are no documents of the corpus (the web); as a part of a search it needs none there."""
+
+    @property
+    def brings_documents(self) -> bool:
+        """True."""
+        ...
+
+
+@runtime_checkable
 class SimilaritySource(Protocol):
     """A source that can tell how similar a query and a document are, channel by channel."""
 

@@ -39,6 +39,7 @@ class Channel(StrEnum):
     LEXICAL = "lexical"  # by the words it shares with the question
     HYBRID = "hybrid"  # by its places in several rankings
     RERANKED = "reranked"  # by a model that read question and text together
+    WEB = "web"  # by a search engine, in its order
     GIVEN = "given"  # named by hand or by a generator (oracle and poisoned evidence), not searched
 
     @property
@@ -157,7 +158,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One item of the evidence corpus: an image, a text, or both, and where it came from."""
+    """One item of the evidence corpus: an image, a text, or both, and where it came from.
+
+    `source` names the corpus, `license` what may be done with it, `origin` where exactly it was found: the address or file of a
+    page, and when and how its text was made; empty where the table does not tell.
+    """
 
     id: str
     text: str = ""
@@ -167,6 +172,7 @@ class Document:
     modality: str | None = None
     source: str = ""
     license: str = ""
+    origin: str = ""
 
     def __post_init__(self) -> None:
         if not self.text and self.image is None:

@@ -47,6 +47,11 @@ def write_candidates(
     unique_by_id(queries, "queries")
     rows = []
     text_of = {document.id: document.text for document in documents}
+    if strangers := [c.id for found in retrieved for c in found.candidates if c.id not in text_of]:
+        raise ValueError(
+            f"{len(strangers)} candidates, such as {strangers[0]!r}, are no documents of the corpus, and a candidate table "
+            "knows no others: what the web tells is kept by a recording (RecordingFetcher); leave Remembered out around it"
+        )
     shown = [[_own_text(c, text_of) for c in found.candidates] for found in retrieved]
     for query, found in zip(queries, retrieved, strict=True):
         assert query.id == found.query_id

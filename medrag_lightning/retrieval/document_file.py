@@ -20,7 +20,7 @@ from medrag_lightning.retrieval.store import DAMAGE, DOCUMENTS, corpus_fingerpri
 SCHEMA = 1
 MANIFEST = "documents.json"
 ROWS_AT_ONCE = 50_000
-_TEXTS = ("id", "text", "patient_id", "study_id", "modality", "source", "license")
+_TEXTS = ("id", "text", "patient_id", "study_id", "modality", "source", "license", "origin")
 _REMEDY = "write the documents again"
 
 

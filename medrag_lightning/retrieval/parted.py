@@ -13,7 +13,15 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medrag_lightning.interfaces import CandidateSource, OpenImage, Refreshable, Retriever, SimilaritySource, VectorSource
+from medrag_lightning.interfaces import (
+    BringsDocuments,
+    CandidateSource,
+    OpenImage,
+    Refreshable,
+    Retriever,
+    SimilaritySource,
+    VectorSource,
+)
 from medrag_lightning.records import Channel, Document, Query
 from medrag_lightning.retrieval.store import Side
 
@@ -66,6 +74,8 @@ class PartedSearch(ABC):
                 found[name].append(document)
         known = {self._plain(belongs) for belongs in there}
         for name, belonging in self.of.items():
+            if isinstance(self.parts[name], BringsDocuments):
+                continue
             if missing := [one for one in belonging if self._plain(one) not in known]:
                 told = ", ".join(map(repr, sorted(there))) or "none"
                 raise ValueError(

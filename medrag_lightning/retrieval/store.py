@@ -43,7 +43,8 @@ def document_fingerprint(document: Document) -> str:
     image = document.image
     place = None if image is None else [Path(image.path).name, image.array, image.index]
     texts = [document.id, document.text, document.modality, document.source, document.license]
-    return fingerprint([*texts, document.patient_id, document.study_id, place])
+    origin = [{"origin": document.origin}] if document.origin else []
+    return fingerprint([*texts, document.patient_id, document.study_id, place, *origin])
 
 
 def corpus_fingerprint(documents: Sequence[Document]) -> str:
@@ -111,7 +112,8 @@ class EvidenceStore:
         """The documents, in corpus order, with their images where they were when the store was built."""
         columns = ("id", "text", "patient_id", "study_id", "modality", "source", "license", "image")
         try:
-            rows = _read_table(self.folder / name_of(self.manifest, DOCUMENTS)).select(columns).to_pylist()
+            table = _read_table(self.folder / name_of(self.manifest, DOCUMENTS))
+            rows = table.select([*columns, *({"origin"} & set(table.column_names))]).to_pylist()  # older stores tell no origin
         except DAMAGE as error:
             raise ValueError(f"the evidence store {self.folder} is damaged ({error}); {_remedy(self.folder)}") from error
         return [Document(**row | {"image": ImageRef.parse(row["image"]) if row["image"] else None}) for row in rows]

@@ -136,7 +136,7 @@ class StoreWriter:
     def _table(self, start: int, end: int) -> Any:
         """Some of the documents: texts of a whole corpus need not fit into memory."""
         part = [self.documents[row] for row in range(start, end)]
-        names = ("id", "text", "patient_id", "study_id", "modality", "source", "license")
+        names = ("id", "text", "patient_id", "study_id", "modality", "source", "license", "origin")
         columns: dict[str, Any] = {n: pa.array([getattr(d, n) for d in part], pa.string()) for n in names}
         columns["image"] = pa.array([None if d.image is None else str(d.image) for d in part], pa.string())
         columns["image_sha256"] = pa.array(self._image_sha256[start:end], pa.string())

@@ -14,6 +14,7 @@ from medrag_lightning.interfaces import Table
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "CaptionPairs": {"path": "c.csv", "image_root": "i", "missing_images": "skip"},
+    "CaptionedImages": {"folder": "f", "captions": "c.csv", "fields": {"caption": "words"}},
     "DistinctCorpus": {
         "tables": [{"class_path": "medrag_lightning.data.tables.TextCorpus", "init_args": {"path": "t.jsonl"}}],
         "texts": True,
@@ -26,9 +27,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "MessagesRows": {"image_root": "i", "train": "t.jsonl", "turns": "split"},
     "MimicCxrReports": {"root": "mimic", "views": ["PA"]},
     "Ontology": {"path": "terms.jsonl", "triples": "triples.tsv"},
+    "Pages": {"folder": "wiki", "chunk_chars": 500, "overlap_chars": 100},
     "PathVqa": {"root": "p", "files": {"train": "a.jsonl"}},
     "PubMedQa": {"path": "q.jsonl", "val_share": 0.1, "test_share": 0.3},
     "Slake": {"root": "s", "language": None},
+    "SummarisedPages": {
+        "pages": {"class_path": "medrag_lightning.data.tables.Pages", "init_args": {"folder": "wiki"}},
+        "summariser": {"class_path": "medrag_lightning.data.lead_summariser.LeadSentences", "init_args": {"sentences": 2}},
+    },
     "TextCorpus": {"path": "t.jsonl", "fields": {"text": "contents"}, "limit": 5},
     "VqaRad": {"path": "v.jsonl", "val_share": 0.1},
 }

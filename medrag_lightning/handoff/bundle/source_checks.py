@@ -18,6 +18,7 @@ from medrag_lightning.retrieval.reranked import RerankedSearch
 from medrag_lightning.retrieval.routed import RoutedSearch
 from medrag_lightning.retrieval.selected import SelectedSearch
 from medrag_lightning.retrieval.source import LiveSearch, NoEvidence
+from medrag_lightning.retrieval.web import WebSearch
 
 KNOWN = "LiveSearch, FusedSearch, LexicalSearch, GraphSearch, HybridSearch, RerankedSearch, SelectedSearch, RoutedSearch"
 
@@ -65,6 +66,11 @@ def _refusal(search: Any, called: str) -> str:
             f"{told}finds its vectors in Milvus: the bundle would answer only where that file or server is, and could not "
             "prove that its vectors stay the same. Set it to LiveSearch with the same encoder and per_channel in the run's "
             "config.yaml: its store holds the same vectors, and finds the same candidates"
+        )
+    if isinstance(search, WebSearch):
+        return (
+            f"{told}asks the web, or a recording of it: a bundle opens no connection, and a recording knows only the "
+            "questions that were recorded. Leave that part out of the run's config.yaml: the others find what they found before"
         )
     why = "answers only the questions in its table" if isinstance(search, CachedTable) else "is not known to bundles"
     return (
