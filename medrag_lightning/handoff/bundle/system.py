@@ -8,6 +8,7 @@ from typing import Any
 
 from medrag_lightning.answering import Answerer
 from medrag_lightning.batches import Steering
+from medrag_lightning.handoff.bundle.guarantee import calibration_schema, describe_calibration
 from medrag_lightning.handoff.bundle.json_schema import DIALECT, read_json_limited, validate
 from medrag_lightning.handoff.bundle.layout import SCHEMA, SYSTEM
 from medrag_lightning.handoff.bundle.settings_schema import (
@@ -42,6 +43,7 @@ def describe_system(answerer: Answerer, reader: Schema, source: Schema, generato
         "abstain_below": None,
     }
     told |= {} if generator is None else {"generator": generator}  # without one, earlier versions can load it, too
+    told |= {} if answerer.calibration is None else {"calibration": describe_calibration(answerer.calibration)}
     assert not validate(told, system_schema()), validate(told, system_schema())
     return told
 
@@ -75,9 +77,10 @@ def system_schema() -> Schema:
         "steering": {"anyOf": [{"type": "null"}, of_class(Steering)]},
         "abstain_below": {"anyOf": [{"type": "null"}, number]},
         "generator": _generator(reader),
+        "calibration": calibration_schema(),
     }
     title = "How a medrag_lightning bundle answers"
-    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator"]), "$defs": definitions()}
+    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator", "calibration"]), "$defs": definitions()}
 
 
 def _generator(reader: Schema) -> Schema:
