@@ -90,8 +90,8 @@ def _check_system(asked: argparse.Namespace) -> None:
     given = {"ckpt_path": asked.ckpt_path, "generator": asked.generator, "without_generator": asked.without_generator}
     if asked.calibration is not None:
         raise ValueError(
-            f"answer: --calibration cannot be held against {asked.bundle}: a bundle answers by the one that it was exported with "
-            "(export --calibration FILE)"
+            f"answer: --calibration cannot be held against {asked.bundle}: a bundle answers by the one that it was exported "
+            "with (export --calibration FILE)"
         )
     if ignored := next((name for name, value in given.items() if value), None):
         raise ValueError(f"answer: --{ignored} would be ignored: {asked.bundle} is no run, and a bundle has all that it needs")

@@ -65,9 +65,9 @@ it only if answers and evidence are those of the run: log-probabilities within 1
                     query_generator, or of reader_preference over it. Without it such a run is refused, unless
                     --without_generator says that questions shall be searched with themselves, which it never tested
   --abstain P       an answer of a lower probability is withheld; `report`: as the run's report suggests
-  --calibration FILE  what the verb `calibrate` wrote for this run: how many candidates are read, when none are searched for, when it
-                    abstains, with its guarantee (in place of --abstain). Refused where the bundle's reader is not the one that
-                    was calibrated: where merging or --dtype moves a log-probability of a probe by more than 1e-5 nats
+  --calibration FILE  of the verb `calibrate`, for this run: how many candidates are read, when none are searched for, and when
+                    it abstains, with its guarantee (in place of --abstain). Refused where the bundle's reader is not the one
+                    that was calibrated: where merging or --dtype moves a probe's log-probability by more than 1e-5 nats
   --onnx            also the encoders' towers and heads as ONNX, each compared with torch by onnxruntime
   --device NAME     where the probes are answered (default cpu)
 

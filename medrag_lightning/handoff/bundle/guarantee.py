@@ -94,8 +94,8 @@ def refuse_another_reader(calibration: Calibration | None, parity: Told) -> None
     if calibration is not None and (delta > MOST_NATS or changed):
         raise ValueError(
             f"--calibration: the reader of this bundle is not the one that was calibrated: its log-probabilities differ by "
-            f"{delta:.1e} nats (allowed {MOST_NATS:.0e}), {changed} answers of {parity['probes']} changed, so the guarantee says "
-            "nothing of it. Export with --reader adapter and without --dtype, which keep the reader as it is, or score and "
+            f"{delta:.1e} nats (allowed {MOST_NATS:.0e}), {changed} answers of {parity['probes']} changed, so the guarantee "
+            "says nothing of it. Export with --reader adapter and without --dtype, which keep the reader as it is, or score and "
             "calibrate with a reader of the exported type (--trainer.precision)"
         )
 
@@ -123,7 +123,7 @@ def card_section(told: Told, parity: Told) -> str:
     return (
         "".join(f"- {name}: {value}\n" for name, value in rows.items())
         + f"\n{told['validity']}\n\nIt was made with the run's reader as it was trained. On {parity['probes']} probe questions "
-        f"this bundle's log-probabilities lie within {delta:.1e} nats of it (allowed: {MOST_NATS:.0e}), and it abstains from the "
-        "same ones: only an answer that is nearer than that to a threshold, or to the next answer, can differ. On another "
+        f"this bundle's log-probabilities lie within {delta:.1e} nats of it (allowed: {MOST_NATS:.0e}), and it abstains from "
+        "the same ones: only an answer that is nearer than that to a threshold, or to the next answer, can differ. On another "
         "device or in another type it is another reader, of which nothing is guaranteed.\n"
     )
