@@ -5,6 +5,7 @@ from medrag_lightning.interfaces.exploring import (
     ExploreTask,
     JudgeTask,
 )
+from medrag_lightning.interfaces.judging import PairJudge, PairTask, Verdict
 from medrag_lightning.interfaces.mining import FactExtractor
 from medrag_lightning.interfaces.reading import (
     AttentionReader,
@@ -52,6 +53,8 @@ __all__ = [
     "LearnedFusion",
     "ModalityRouter",
     "OpenImage",
+    "PairJudge",
+    "PairTask",
     "Processor",
     "QueryEncoder",
     "QueryTowers",
@@ -70,4 +73,5 @@ __all__ = [
     "TraceTask",
     "TunableReader",
     "VectorSource",
+    "Verdict",
 ]

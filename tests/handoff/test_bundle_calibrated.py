@@ -82,7 +82,7 @@ def test_some_are_abstained_from_and_some_are_not(world, tmp_path):
 @pytest.mark.parametrize("how", [{"dtype": "bfloat16"}])
 def test_a_reader_that_was_not_calibrated_is_refused(world, tmp_path, how):
     made = calibrated(answerer(world, tmp_path, reader(True), live(MIXED), **ALL), tmp_path / "c.json")
-    with pytest.raises(ValueError, match=r"not the one that was calibrated: its log-probabilities differ by .*--reader adapter"):
+    with pytest.raises(ValueError, match=r"not the one that was calibrated: .* differ by .*--reader adapter"):
         export(world, made, tmp_path, **how)
     assert not (tmp_path / "bundle").exists()
 

@@ -95,8 +95,8 @@ def refuse_another_reader(calibration: Calibration | None, parity: Told) -> None
         raise ValueError(
             f"--calibration: the reader of this bundle is not the one that was calibrated: its log-probabilities differ by "
             f"{delta:.1e} nats (allowed {MOST_NATS:.0e}), {changed} answers of {parity['probes']} changed, so the guarantee "
-            "says nothing of it. Export with --reader adapter and without --dtype, which keep the reader as it is, or score and "
-            "calibrate with a reader of the exported type (--trainer.precision)"
+            "says nothing of it. Export with --reader adapter and without --dtype, which keep the reader as it is, or score "
+            "and calibrate with a reader of the exported type (--trainer.precision)"
         )
 
 
