@@ -42,8 +42,8 @@ class Preferred:
         win, loss, tie: shares in which both orders say so.
         undecided: share in which the two orders disagree.
         swap_consistency: 1 - undecided.
-        first_share: of the verdicts that prefer one, the share that prefers what was shown first; 1/2 for a judge without a bias
-            for a place.
+        first_share: of the verdicts that prefer one, the share that prefers what was shown first (mean over pairs); 1/2 for a
+            judge without a bias for a place.
         failed: how many pairs were left out, because a call failed.
         notes: what to be wary of.
     """

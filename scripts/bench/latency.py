@@ -3,10 +3,10 @@
     python scripts/bench/latency.py runs/mine/test runs/other/test --ckpt_path runs/mine/reader/checkpoints/last.ckpt ...
     python scripts/bench/latency.py bundle_small bundle_large --questions 50 --device cuda
 
-A run needs a checkpoint (`--ckpt_path`, one for all, or one a place; `-` for a bundle). Asked are the run's first closed and
-open test questions in turn, of a bundle its probes, again and again up to `--questions`; the first one is asked once more before
-the clock starts. Places of one table of questions can be compared; sizes and devices are printed beside the seconds. One question
-at a time: no batches. A peer's "9x faster" without such a table is not repeated here. The last line is JSON.
+A run needs a checkpoint (`--ckpt_path`, one for all, or one a place; `-` for a bundle). Asked are closed and open test questions
+of the run in turn, of a bundle its probes, again and again up to `--questions`; the first one is asked once more before the clock
+starts. Only places that are asked alike can be compared. One question at a time: no batches. A reader's size and the device are
+told beside the seconds: a "9x faster" without them says nothing. The last line is JSON.
 """
 
 from __future__ import annotations

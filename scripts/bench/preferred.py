@@ -3,9 +3,9 @@
     python scripts/bench/preferred.py runs/mine/predictions/test.jsonl runs/other/predictions/test.jsonl
     python scripts/bench/preferred.py A.jsonl A.jsonl --system_a mcr --system_b retrieved --measure rouge_l --kind open
 
-Files are prediction files as `test` writes them; questions that both answered are compared. `--system` names a rival, or a regime
-of the run's own (retrieved, none, random, oracle). The judge is a rule: the answer that shares more words with the right one is
-preferred; so it is no judge of style. A model as a judge is anything with interfaces.PairJudge: `metrics.preferred(judge, pairs)`.
+Files are prediction files as `test` writes them; questions that both answered are compared. `--system_a` names a rival, or a
+regime of the run's own (retrieved, none, random, oracle). The judge is a rule: the answer that shares more words with the right
+one is preferred, so it judges no style. A model judges by interfaces.PairJudge: `metrics.preferred(judge, pairs)`.
 Intervals are bootstrap over patients where `--config` (a config.yaml of either run) tells them, else over questions. The last
 line is JSON.
 """

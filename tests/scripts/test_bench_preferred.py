@@ -11,8 +11,16 @@ import preferred
 
 
 def row(name, answer, gold="a nodule", **more):
-    return {"query_id": name, "regime": "retrieved", "system": None, "noise": None, "gold": gold, "answer": answer, "choices": [],
-            **more}  # fmt: skip
+    told = {
+        "query_id": name,
+        "regime": "retrieved",
+        "system": None,
+        "noise": None,
+        "gold": gold,
+        "answer": answer,
+        "choices": [],
+    }
+    return {**told, **more}
 
 
 def written(path, rows):
@@ -22,8 +30,8 @@ def written(path, rows):
 
 def test_two_files_are_compared(tmp_path, capsys):
     other = row("q3", "b", choices=["a", "b"])
-    mine = written(tmp_path / "a.jsonl", [row("q1", "a nodule"), row("q2", "nothing"), other, row("q9", "x"),
-                                          row("q1", "no", regime="none"), row("q2", "spoilt", noise={"kind": "irrelevant"})])  # fmt: skip
+    more = [row("q1", "no", regime="none"), row("q2", "spoilt", noise={"kind": "irrelevant"})]
+    mine = written(tmp_path / "a.jsonl", [row("q1", "a nodule"), row("q2", "nothing"), other, row("q9", "x"), *more])
     theirs = written(tmp_path / "b.jsonl", [row("q1", "a cyst"), row("q2", "nothing"), other])
     preferred.main([mine, theirs, "--kind", "open"])
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
