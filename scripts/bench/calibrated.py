@@ -23,6 +23,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ from over_seeds import (  # type: ignore[import-not-found]
 
 OWN = {"retrieved": "calibrated k", "none": "no evidence", "oracle": "known evidence"}
 PARTS = 200
+ALPHAS = (0.1, 0.15, 0.2, 0.3, 0.4)
+CHOICES = {"calibrate": "k alone", "joint": "joint"}  # by step
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,7 +122,7 @@ def _print_guarantees(places: Sequence[Path], seeds: Sequence[int], tests: Seque
     print("|---" * 9 + "|")
     told = []
     for place, seed, test in zip(places, seeds, tests, strict=True):
-        for step, name in (("calibrate", "k alone"), ("joint", "joint")):
+        for step, name in CHOICES.items():
             made = Calibration.read(place / step / "calibration.json")
             row: dict[str, Any] = {"seed": seed, "choice": name, "alpha": made.alpha, "delta": made.delta}
             row |= {"n": made.told["units"], "guaranteed": made.guaranteed, "taken": str(made.policy)}
@@ -148,9 +151,10 @@ def _print_halves(places: Sequence[Path], outcomes: Sequence[tuple[Outcomes, Out
     print(f"\n| {PARTS} random halves a seed | alpha | n | guaranteed | held-out risk | above alpha | coverage | k |")
     print("|---" * 8 + "|")
     told: dict[str, Any] = {}
-    for step, name in (("calibrate", "k alone"), ("joint", "joint")):
+    own = {name: settings_of(Calibration.read(places[0] / step / "calibration.json")) for step, name in CHOICES.items()}
+    swept = {f"k alone, alpha {alpha:g}": replace(own["k alone"], alpha=alpha) for alpha in ALPHAS}
+    for name, settings in (own | swept).items():
         found: list[tuple[Policy, float, float]] = []
-        settings = settings_of(Calibration.read(places[0] / step / "calibration.json"))
         for seed, (val, test) in enumerate(outcomes):
             found += halves(joined(val, test), settings, PARTS, seed)
         share = len(found) / (PARTS * len(outcomes))
@@ -170,8 +174,8 @@ def _print_halves(places: Sequence[Path], outcomes: Sequence[tuple[Outcomes, Out
 
 def settings_of(made: Calibration) -> CalibrationSettings:
     """What a calibration was made with."""
-    told = dict(made.told["settings"])
-    return CalibrationSettings(**{key: tuple(value) if isinstance(value, list) else value for key, value in told.items()})
+    told: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in made.told["settings"].items()}
+    return CalibrationSettings(**told)
 
 
 def joined(one: Outcomes, other: Outcomes) -> Outcomes:

@@ -3,10 +3,10 @@
     python scripts/bench/latency.py runs/mine/test runs/other/test --ckpt_path runs/mine/reader/checkpoints/last.ckpt ...
     python scripts/bench/latency.py bundle_small bundle_large --questions 50 --device cuda
 
-A run needs a checkpoint (`--ckpt_path`, one for all, or one a place; `-` for a bundle). Asked are closed and open test questions
-of the run in turn, of a bundle its probes, again and again up to `--questions`; the first one is asked once more before the clock
-starts. Only places that are asked alike can be compared. One question at a time: no batches. A reader's size and the device are
-told beside the seconds: a "9x faster" without them says nothing. The last line is JSON.
+A run needs a checkpoint (`--ckpt_path`, one for all, or one a place; `-` for a bundle). Asked are closed and open test
+questions of the run in turn, of a bundle its probes, again and again up to `--questions`; the first one is asked once more
+before the clock starts. Only places that are asked alike can be compared. One question at a time: no batches. A reader's size
+and the device are told beside the seconds: a "9x faster" without them says nothing. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def opened(place: Path, checkpoint: str, device: str, count: int) -> tuple[Answe
         queries, _ = read_probes(corpus_folder(place, None))
         return load_bundle(place, device), queries
     run = read_run(place, checkpoint)
-    for one in (run.answerer.reader, None if run.answerer.generator is None else run.answerer.generator.reader):
+    generator = run.answerer.generator
+    readers: list[Any] = [run.answerer.reader, *([] if generator is None else [generator.reader])]
+    for one in readers:
         if isinstance(one, torch.nn.Module):
             one.to(device)
     return run.answerer, choose_probes(run.queries, count)

@@ -22,9 +22,11 @@ from medrag_lightning.calibration.artifact import write
 from medrag_lightning.handoff.report import write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-OF = dict.fromkeys(("reader", "template", "corpus", "source", "fusion", "calibration_set"), "x") | {
-    "evidence": "all_in_one_prompt"
-}
+OF = dict.fromkeys(("reader", "template", "corpus", "source", "evidence", "fusion", "calibration_set"), "x")
+WORDS = (
+    *("with 2 candidates", "alpha 0.35", "exchangeable", "120 patients", "4 choices, bonferroni", "Left out: 3 questions"),
+    *("these answers were not given by it", "answered (%)", "&lt;b&gt;a note&lt;/b&gt;"),
+)
 
 
 def calibration(path, settings, harder=0.0):
@@ -45,7 +47,6 @@ def recipe(tmp_path):
     run = Path(shutil.copytree(made, made.parent / "test"))
     shutil.rmtree(made)
     write_json(run / "step.json", {"settings": {"verb": "test"}})
-    place = tmp_path / "made"
     place = run.parent
     calibration(place / "calibrate" / "calibration.json", CalibrationSettings(0.35, 0.1, (1, 2, 4, 8)))
     joint = CalibrationSettings(0.3, 0.1, (1, 2, 4), (0.0, 0.5, 0.7), (None, 0.9), "learned_sequence")
@@ -62,8 +63,7 @@ def test_choices_bounds_and_the_risk_here(recipe):
     told = write_report(recipe)
     page = told.path.read_text()
     assert "Calibrated selection</h" in page
-    for words in ("with 2 candidates", "alpha 0.35", "exchangeable", "120 patients", "4 choices, bonferroni", "Left out: 3 questions",
-                  "these answers were not given by it", "answered (%)", "&lt;b&gt;a note&lt;/b&gt;"):  # fmt: skip
+    for words in WORDS:
         assert words in page, words
     assert "risk " in page
     assert " alpha</td>" in page, "the risk here stands beside alpha"
@@ -97,8 +97,9 @@ def test_a_browser_shows_it(recipe, tmp_path, width):
     head, part = page[: page.index("<body")], page[start : page.index("</section>", start) + len("</section>")]
     alone = tmp_path / "part.html"
     alone.write_text(f"{head}<body><main>{part}</main></body></html>")
-    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
-               f"--screenshot={picture}", f"--window-size={width},2600", "--virtual-time-budget=2000", alone.as_uri()]  # fmt: skip
+    shot = (f"--screenshot={picture}", f"--window-size={width},2600", "--virtual-time-budget=2000")
+    quiet = ("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0")
+    command = [browser, *quiet, *shot, alone.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert "CONSOLE" not in done.stderr
     pixels = np.asarray(Image.open(picture).convert("L"))

@@ -11,7 +11,7 @@ import numpy as np
 
 from medrag_lightning.calibration import Calibration, Policy
 from medrag_lightning.handoff.report.cells import NOTHING
-from medrag_lightning.handoff.report.chart import Axis, Plot, panels
+from medrag_lightning.handoff.report.chart import Axis, Plot, legend, panels
 from medrag_lightning.handoff.report.markup import Html, joined, table, tag
 from medrag_lightning.handoff.report.material import Material
 from medrag_lightning.handoff.report.section import Section, note
@@ -20,7 +20,7 @@ from medrag_lightning.records import AnswerType
 
 FILE = "calibration.json"
 MOST_ROWS = 24
-HOLDS, FAILS = 0, 3  # colours
+HOLDS, FAILS = 0, 1  # colours, in the order of the legend
 Row = Mapping[str, Any]
 
 
@@ -63,7 +63,9 @@ def _told(material: Material, path: Path, made: Calibration) -> list[Html]:
     plot = _by_k(told["tested"], made) if plain else _by_coverage(told["tested"], made)
     notes = [note(made.told["validity"]), *(note(str(line)) for line in told.get("notes", []))]
     left = [note(f"Left out: {count} questions ({why}).") for why, count in (told.get("left_out") or {}).items()]
-    return [tag("h3", name), table(["", ""], rows), panels(plot), _choices(told["tested"], made), *notes, *left]
+    names = legend(["shown to keep the risk", "not shown to"])
+    said = note("The dashed line is alpha; upright lines end at upper bounds, which hold together; the larger point was taken.")
+    return [tag("h3", name), table(["", ""], rows), panels(plot), names, said, _choices(told["tested"], made), *notes, *left]
 
 
 def _by_k(tested: Sequence[Row], made: Calibration) -> Html:
