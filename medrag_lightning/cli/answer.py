@@ -140,7 +140,7 @@ def _loaded(asked: argparse.Namespace) -> Answerer:
     if asked.abstain_below != "bundle":
         answerer.abstain_below = asked.abstain_below
     if calibration is not None:
-        answerer.calibration = calibration
+        import_module("medrag_lightning.answering.calibrated").answer_by(answerer, calibration)
     return answerer
 
 

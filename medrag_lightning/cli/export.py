@@ -20,6 +20,7 @@ def run_export(arguments: Sequence[str]) -> None:
     """Exports the run that the arguments name, and says what is inside and how well it agrees."""
     told = _parse(arguments)
     began = time.monotonic()
+    from medrag_lightning.answering.calibrated import answer_by
     from medrag_lightning.calibration import Calibration
     from medrag_lightning.handoff.bundle.export import export_bundle
     from medrag_lightning.handoff.bundle.from_run import generator_of, read_run, suggested_threshold
@@ -38,7 +39,8 @@ def run_export(arguments: Sequence[str]) -> None:
     calibration = None if told.calibration is None else Calibration.read(told.calibration)
     say(f"reading {told.run}")
     run = read_run(told.run, told.ckpt_path, told.fusion, told.system, generator, told.without_generator)
-    run.answerer.calibration = calibration
+    if calibration is not None:
+        answer_by(run.answerer, calibration)
     made = export_bundle(run, settings, say, say.progress)
     parity, seconds = made["parity"], time.monotonic() - began
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
