@@ -235,6 +235,14 @@ CONFIGS: dict[str, list[How]] = {
         *(How(name, "recipe options") for name in ("--devices 4", "--launcher torchrun --devices 4")),
         How("srun --kill-on-bad-exit=1 python -m medrag_lightning run jomed", "cli/test_cli_recipe_run.py"),
     ],
+    "How many candidates, with a guarantee": [
+        How("--alpha", "cli/test_cli_calibrate.py"),
+        How("--delta", "cli/test_cli_calibrate.py"),
+        How("run calibrated", "test_configs.py::test_recipes_can_be_planned"),
+        How("yaml", "answering/test_calibrated_answers.py"),
+        How("answer RUN --ckpt_path WEIGHTS --calibration FILE", "answering/test_calibrated_answers.py"),
+        How("export RUN ... --calibration FILE", "handoff/test_bundle_calibrated.py"),
+    ],
     "Reports and texts": [How("yaml", "yaml blocks", says="KnowledgeSearch")],
     "Dialogues": [
         How("turns: history", "data/test_dialogues.py"),

@@ -5,7 +5,7 @@ for studying retrieval and reading, and no one may be diagnosed or treated by th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class Answerer:
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
+        self._calibration: Calibration | None = None
         self.abstain_below = abstain_below
         self.source, self.reader, self.open_image, self.low_margin = source, reader, open_image, low_margin
         self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers)
@@ -120,23 +121,25 @@ class Answerer:
         if calibration is not None:
             if self.abstain_below is not None or self.batch_reader.closed != "scored":
                 raise ValueError("a calibration says itself when to abstain, by scored answers: leave abstain_below out")
-            calibration.check(**self._about())
+            calibration.check(**{name: told() for name, told in self._about().items() if name in calibration.of})
         self._calibration = calibration
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> dict[str, Callable[[], Any]]:
         template, evidence, fusion, documents = self._calibrated
         return {
-            "reader": self.reader.fingerprint(),
-            "template": template.fingerprint(),
-            "source": self.source.fingerprint(),
-            "corpus": documents_fingerprint(documents),
-            "evidence": evidence,
-            "fusion": asdict(fusion) if evidence == "one_per_prompt" else None,
+            "reader": self.reader.fingerprint,
+            "template": template.fingerprint,
+            "source": self.source.fingerprint,
+            "corpus": lambda: documents_fingerprint(documents),
+            "evidence": lambda: evidence,
+            "fusion": lambda: asdict(fusion) if evidence == "one_per_prompt" else None,
         }
 
     @property
     def abstain_below(self) -> float | None:
-        """The probability under which a closed answer is abstained from; ValueError when it is set to no probability."""
+        """The probability under which a closed answer is abstained from; ValueError when it is set to no probability, or beside
+        a calibration.
+        """
         return self._abstain_below
 
     @abstain_below.setter
@@ -144,6 +147,8 @@ class Answerer:
         """Sets it."""
         if probability is not None and not 0 <= probability <= 1:
             raise ValueError(f"abstain_below must be a probability in [0, 1] or None, got {probability}")
+        if probability is not None and self._calibration is not None:
+            raise ValueError("a calibration says itself when to abstain: leave abstain_below out, or set calibration to None")
         self._abstain_below = probability
 
     @classmethod

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from medrag_lightning.answering.answer import NO_EVIDENCE, Answer
 from medrag_lightning.calibration import Calibration
+from medrag_lightning.retrieval.selected import SelectedSearch
+from medrag_lightning.selection import OF_THE_WHOLE_LIST
 
 ABSTAINS_FROM_ALL = (
     "no choice of this system was shown to keep the risk that it was calibrated for: it abstains from everything"
 )
 WITHOUT_SEARCH = "no evidence was searched for, as calibrated: the answer rests on the question and its image alone"
 
+if TYPE_CHECKING:
+    from medrag_lightning.answering.answerer import Answerer
+
 Ask = Callable[[int, float | None], Answer]
 """The answer with the first k candidates, abstaining below a probability."""
+
+
+def answer_by(answerer: Answerer, calibration: Calibration) -> None:
+    """Has an answerer answer as a calibration says.
+
+    A source that takes the first k by itself, as a run has it that was tested with the calibrated number, becomes its pool:
+    what the calibration was made with, and it says k.
+
+    Raises:
+        ValueError: the calibration is of another system.
+    """
+    if isinstance(answerer.source, SelectedSearch) and answerer.source.rule.rule in OF_THE_WHOLE_LIST:
+        answerer.source = answerer.source.pool
+    answerer.calibration = calibration
 
 
 def calibrated_answer(calibration: Calibration, ask: Ask) -> Answer:

@@ -45,7 +45,10 @@ class Calibration:
         told = read_manifest(path, AGAIN)
         if told.get("schema") != SCHEMA:
             raise ValueError(f"{path}: schema {told.get('schema')!r}, this version reads {SCHEMA}; {AGAIN}")
-        return cls.from_json(told)
+        read = cls.from_json(told)
+        if missing := [name for name in (*COMPARED, "calibration_set") if name not in read.of]:
+            raise ValueError(f"{path}: does not say of which {' and '.join(missing)} it is; {AGAIN}")
+        return read
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Calibration:
@@ -58,13 +61,13 @@ class Calibration:
             raise ValueError(f"not a calibration ({error}); {AGAIN}") from error
 
     def check(self, **mine: Any) -> None:
-        """ValueError that names what differs from what was calibrated; names that are absent are not compared.
+        """ValueError that names what differs from what was calibrated; only names in `of` and in `mine` are compared.
 
         Args:
             mine: some of `COMPARED`, as of this system.
         """
         assert set(mine) <= set(COMPARED), mine
-        wrong = [name for name, value in mine.items() if self.of.get(name) != value]
+        wrong = [name for name, value in mine.items() if name in self.of and self.of[name] != value]
         if wrong:
             raise ValueError(
                 f"the calibration is of another {' and '.join(wrong)}, so its guarantee says nothing here; calibrate this one "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from medrag_lightning.artifacts import file_fault, fingerprint, read_json, sha256_file
+from medrag_lightning.calibration import Calibration
 from medrag_lightning.cli.extras import OTHERS, require_extra
 from medrag_lightning.cli.generator_options import add_generator_options, check_generator_options
 from medrag_lightning.cli.outcome import tell
@@ -54,7 +55,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         parser.add_argument(f"--{name}")
     parser.add_argument("--choices", type=parse_choices)
     parser.add_argument("--history", type=parse_history)
-    for name in ("jsonl", "output", "images"):
+    for name in ("jsonl", "output", "images", "calibration"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--abstain_below", type=parse_threshold, default="bundle")
@@ -78,6 +79,8 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def _check_system(asked: argparse.Namespace) -> None:
     """ValueError unless it is a bundle, or a run with what a run needs."""
     check_generator_options(asked)
+    if asked.calibration is not None and asked.abstain_below not in ("bundle", None):
+        raise ValueError("answer: --abstain_below would be ignored beside --calibration, which says itself when to abstain")
     if _is_run(asked.bundle):
         if asked.ckpt_path is None:
             raise ValueError(f"answer: {asked.bundle} is a run: give the weights of its reader: --ckpt_path best|last|FILE")
@@ -85,6 +88,11 @@ def _check_system(asked: argparse.Namespace) -> None:
     if not asked.bundle.is_dir():
         raise ValueError(f"answer: {asked.bundle} is not a folder; give a bundle, as the verb `export` writes it, or a run")
     given = {"ckpt_path": asked.ckpt_path, "generator": asked.generator, "without_generator": asked.without_generator}
+    if asked.calibration is not None:
+        raise ValueError(
+            f"answer: --calibration cannot be held against {asked.bundle}: a bundle answers by the one that it was exported "
+            "with (export --calibration FILE)"
+        )
     if ignored := next((name for name, value in given.items() if value), None):
         raise ValueError(f"answer: --{ignored} would be ignored: {asked.bundle} is no run, and a bundle has all that it needs")
 
@@ -133,6 +141,7 @@ def parse_threshold(text: str) -> float | str | None:
 
 def _loaded(asked: argparse.Namespace) -> Answerer:
     # torch comes with these: not before the arguments are read
+    calibration = None if asked.calibration is None else Calibration.read(asked.calibration)
     if _is_run(asked.bundle):
         require_extra("answer", OTHERS)
         runs = import_module("medrag_lightning.handoff.bundle.from_run")
@@ -142,6 +151,8 @@ def _loaded(asked: argparse.Namespace) -> Answerer:
         answerer = import_module("medrag_lightning.handoff.bundle.load").load_bundle(asked.bundle, device=asked.device)
     if asked.abstain_below != "bundle":
         answerer.abstain_below = asked.abstain_below
+    if calibration is not None:
+        import_module("medrag_lightning.answering.calibrated").answer_by(answerer, calibration)
     return answerer
 
 
@@ -152,4 +163,5 @@ def _digest(asked: argparse.Namespace, answerer: Answerer) -> str:
         return "" if file_fault(manifest) else sha256_file(manifest)
     writer = None if answerer.generator is None else answerer.generator.identity()
     parts = (answerer.reader.fingerprint(), answerer.source.fingerprint(), writer)
-    return fingerprint(sha256_file(asked.bundle / CONFIG), *parts)
+    told = () if answerer.calibration is None else (dict(answerer.calibration.told),)
+    return fingerprint(sha256_file(asked.bundle / CONFIG), *parts, *told)

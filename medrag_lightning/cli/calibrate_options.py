@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,9 @@ def parse(arguments: Sequence[str]) -> tuple[Asked, list[str]]:
         raise ValueError(f"calibrate: {error}; {USAGE}") from error
     if not any(word in ("-c", "--config") or word.startswith("--config=") for word in rest):
         raise ValueError(f"calibrate needs -c: the data, such as -c data/minihospital; {USAGE}")
+    for name in ("ks", "thresholds", "without_from"):
+        if getattr(told, name) is not None:
+            setattr(told, name, [value for part in getattr(told, name) for value in part])
     missing = [f"--{name}" for name in ("ks", "alpha", "delta", "output") if getattr(told, name) is None]
     if missing:
         raise ValueError(
@@ -44,7 +47,7 @@ def parse(arguments: Sequence[str]) -> tuple[Asked, list[str]]:
             f"say, such as --alpha 0.3 --delta 0.1; {USAGE}"
         )
     output = Path(told.output)
-    if output.exists() and not told.overwrite:
+    if output.exists() and told.overwrite != "true":
         raise ValueError(f"calibrate: {output} is there already; give --overwrite to replace it, or another --output")
     plot = None if told.plot == "none" else output.with_suffix(".png") if told.plot is None else Path(told.plot)
     return Asked(_settings(told), _reading(told), told.table, told.split, output, plot), rest
@@ -90,16 +93,25 @@ def _fusion(path: str) -> Any:
         raise ValueError(f"calibrate: {path} holds no fusion as `validate` writes it ({error})") from error
 
 
+def _values(kind: type[int] | type[float]) -> Callable[[str], list[float]]:
+    """``3``, or a list, as a recipe writes it: ``[1, 2, 3]``."""
+
+    def values(text: str) -> list[float]:
+        return [kind(part) for part in text.strip().removeprefix("[").removesuffix("]").split(",")]
+
+    values.__name__ = "whole number" if kind is int else "number"
+    return values
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="medrag_lightning calibrate", add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--table")
     parser.add_argument("--output")
     parser.add_argument("--plot")
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--overwrite", nargs="?", const="true", default="false", choices=("true", "false"))
     parser.add_argument("--split", default="val", choices=("val", "test", "train"))
-    parser.add_argument("--ks", nargs="+", type=int)
-    parser.add_argument("--thresholds", nargs="+", type=float)
-    parser.add_argument("--without_from", nargs="+", type=float)
+    for name, kind in (("ks", int), ("thresholds", float), ("without_from", float)):
+        parser.add_argument(f"--{name}", nargs="+", type=_values(kind))
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--delta", type=float)
     parser.add_argument("--risk", default="error", choices=RISKS)

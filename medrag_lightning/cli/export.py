@@ -20,6 +20,8 @@ def run_export(arguments: Sequence[str]) -> None:
     """Exports the run that the arguments name, and says what is inside and how well it agrees."""
     told = _parse(arguments)
     began = time.monotonic()
+    from medrag_lightning.answering.calibrated import answer_by
+    from medrag_lightning.calibration import Calibration
     from medrag_lightning.handoff.bundle.export import export_bundle
     from medrag_lightning.handoff.bundle.from_run import generator_of, read_run, suggested_threshold
     from medrag_lightning.handoff.bundle.request import Settings
@@ -34,8 +36,11 @@ def run_export(arguments: Sequence[str]) -> None:
         None if abstain is None else _probability(abstain), told.overwrite, told.device,
     )  # fmt: skip
     say = _Teller(began)
+    calibration = None if told.calibration is None else Calibration.read(told.calibration)
     say(f"reading {told.run}")
     run = read_run(told.run, told.ckpt_path, told.fusion, told.system, generator, told.without_generator)
+    if calibration is not None:
+        answer_by(run.answerer, calibration)
     made = export_bundle(run, settings, say, say.progress)
     parity, seconds = made["parity"], time.monotonic() - began
     size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
@@ -83,10 +88,13 @@ def _parse(arguments: Sequence[str]) -> Any:
     parser.add_argument("--fusion")
     add_generator_options(parser)
     parser.add_argument("--abstain")
+    parser.add_argument("--calibration")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--overwrite", action="store_true")
     told = parse_strictly("export", parser, arguments, USAGE)
     check_generator_options(told)
+    if told.calibration is not None and told.abstain is not None:
+        raise ValueError("export: --abstain would be ignored beside --calibration, which says when to abstain; leave one out")
     return told
 
 

@@ -33,6 +33,8 @@ Of a run alone:
   --ckpt_path WHICH      whose weights the reader has: best, last, or a file
   --generator RUN        the query generator whose searches the run was tested with; --generator_ckpt_path WHICH: its weights
                          (default best); --without_generator: search with the question itself, which the run never tested
+  --calibration FILE     answers as the verb `calibrate` found to keep a risk: so many candidates, without searching, or not at
+                         all. It must be of this run. A bundle has its own (export --calibration)
 
 In Python:
   from medrag_lightning import load_bundle
@@ -43,7 +45,7 @@ EXPORT = """\
 usage: python -m medrag_lightning export RUN --ckpt_path best|last|FILE --output FOLDER [--reader merged|adapter|both]
          [--corpus include|pointer] [--dtype float32|bfloat16] [--system NAME] [--fusion FILE]
          [--generator RUN [--generator_ckpt_path best|last|FILE]] [--without_generator]
-         [--abstain P|report] [--probes N] [--onnx] [--overwrite] [--device NAME]
+         [--abstain P|report | --calibration FILE] [--probes N] [--onnx] [--overwrite] [--device NAME]
 
 Writes a bundle of a run of stage reader_raft: reader, encoders, evidence, prompt, steering and fusion, as safetensors, JSON,
 Arrow and FAISS; a model card; sums of all files. Then it asks the bundle some test questions in a clean process, and keeps
@@ -65,6 +67,9 @@ it only if answers and evidence are those of the run: log-probabilities within 1
                     query_generator, or of reader_preference over it. Without it such a run is refused, unless
                     --without_generator says that questions shall be searched with themselves, which it never tested
   --abstain P       an answer of a lower probability is withheld; `report`: as the run's report suggests
+  --calibration FILE  of the verb `calibrate`, for this run: how many candidates are read, when none are searched for, and when
+                    it abstains, with its guarantee (in place of --abstain). Refused where the bundle's reader is not the one
+                    that was calibrated: where merging or --dtype moves a probe's log-probability by more than 1e-5 nats
   --onnx            also the encoders' towers and heads as ONNX, each compared with torch by onnxruntime
   --device NAME     where the probes are answered (default cpu)
 

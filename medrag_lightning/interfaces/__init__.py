@@ -6,6 +6,7 @@ from medrag_lightning.interfaces.exploring import (
     JudgeTask,
 )
 from medrag_lightning.interfaces.fetching import PageFilter, WebFetcher, WebPage
+from medrag_lightning.interfaces.judging import PairJudge, PairTask, Verdict
 from medrag_lightning.interfaces.mining import FactExtractor
 from medrag_lightning.interfaces.reading import (
     AttentionReader,
@@ -59,6 +60,8 @@ __all__ = [
     "ModalityRouter",
     "OpenImage",
     "PageFilter",
+    "PairJudge",
+    "PairTask",
     "Processor",
     "QueryEncoder",
     "QueryTowers",
@@ -81,6 +84,7 @@ __all__ = [
     "TraceTask",
     "TunableReader",
     "VectorSource",
+    "Verdict",
     "WebFetcher",
     "WebPage",
 ]

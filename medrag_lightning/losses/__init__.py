@@ -33,6 +33,7 @@ from medrag_lightning.losses.fusion import (
     posterior_kl,
 )
 from medrag_lightning.losses.grad_cache import in_chunks
+from medrag_lightning.losses.policy import mean_of_others, reinforce, reward
 from medrag_lightning.losses.preference import PreferenceKind, chosen_nll, preference_loss, preference_margin, weighted_mean
 
 __all__ = [
@@ -60,11 +61,14 @@ __all__ = [
     "marginal",
     "marginal_nll",
     "mean_counted",
+    "mean_of_others",
     "posterior_kl",
     "preference_loss",
     "preference_margin",
+    "reinforce",
     "retriever_kl",
     "retriever_logp",
+    "reward",
     "siglip",
     "teacher_logq",
     "weighted_mean",

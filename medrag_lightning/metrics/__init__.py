@@ -22,6 +22,7 @@ from medrag_lightning.metrics.knowledge import KnowledgeRate, KnowledgeUse, know
 from medrag_lightning.metrics.ledger import Account, Entry, Ledger, Outcome, ledger_of, sign_test
 from medrag_lightning.metrics.noise import LossRatio, NoiseCurves, NoisePoint, loss_ratio, noise_curves
 from medrag_lightning.metrics.parsing import answer_tokens, label_of, normalise_answer, parse_closed
+from medrag_lightning.metrics.preferred import OverlapJudge, Pair, Preferred, preferred
 from medrag_lightning.metrics.protocol import ALWAYS, Constant, Protocol, patient_notes, protocol
 from medrag_lightning.metrics.pseudo_relevance import PseudoRelevance, judge, judged_retrieval
 from medrag_lightning.metrics.ranking import (
@@ -109,7 +110,10 @@ __all__ = [
     "NoiseCurves",
     "NoisePoint",
     "Outcome",
+    "OverlapJudge",
+    "Pair",
     "PairRanks",
+    "Preferred",
     "Protocol",
     "PseudoRelevance",
     "QuestionOnly",
@@ -167,6 +171,7 @@ __all__ = [
     "paired_bootstrap",
     "parse_closed",
     "patient_notes",
+    "preferred",
     "protocol",
     "rank_pairs",
     "ranking_summary",

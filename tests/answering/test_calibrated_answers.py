@@ -15,7 +15,7 @@ from test_answerer import ColourSource
 from toy import data, reader
 
 from medrag_lightning.answering import Answerer
-from medrag_lightning.answering.calibrated import ABSTAINS_FROM_ALL, WITHOUT_SEARCH
+from medrag_lightning.answering.calibrated import ABSTAINS_FROM_ALL, WITHOUT_SEARCH, answer_by
 from medrag_lightning.calibration import CalibrationSettings, Policy, calibrate
 from medrag_lightning.calibration.artifact import write
 from medrag_lightning.data.calibrating import Reading, measure
@@ -137,6 +137,22 @@ def test_a_calibration_of_another_system_is_refused(scored):
         system.calibration = told
     mixed = measure(served.world(), table, Split.TEST, KS, Reading("one_per_prompt", Fusion(temperature=0.5))).of
     assert mixed["fusion"]["temperature"] == 0.5
+
+
+def test_a_run_that_was_tested_with_the_number_answers_by_the_whole_choice(scored):
+    """Its source takes one candidate by itself; the choice is three, or none."""
+    folder, stage, served, table = scored
+    one = calibration_of(folder, served, table, Policy(1))[2]
+    measured, told, _ = calibration_of(folder, served, table, Policy(3))
+    expected = [answerer_of(stage, served, calibration=told).answer(query) for query in measured.queries]
+    system = answerer_of(stage, served)
+    system.source = SelectedSearch(system.source, Selection("calibrated", calibration=str(one)))
+    with pytest.raises(ValueError, match="another source"):
+        system.calibration = told
+    answer_by(system, told)
+    answers = [system.answer(query) for query in measured.queries]
+    assert [answer.logp_nats for answer in answers] == [answer.logp_nats for answer in expected]
+    assert {len(answer.citations) for answer in answers} == {3}
 
 
 def test_a_system_that_nothing_is_known_of_abstains_from_everything(scored):

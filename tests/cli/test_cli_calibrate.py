@@ -126,3 +126,17 @@ def test_mistakes_are_told(capsys):
     assert "--fusion would be ignored" in failed(capsys, *asked("--ks", "1", "--fusion", "f.yaml", *out))
     assert "--ordering_share would be ignored" in failed(capsys, *asked("--ks", "1", "--ordering_share", "0.5", *out))
     assert "--kss" in failed(capsys, *asked("--ks", "1", "--kss", "2", *out))
+
+
+def test_lists_and_flags_are_taken_as_a_recipe_writes_them(tmp_path):
+    from medrag_lightning.cli.calibrate_options import parse
+
+    (tmp_path / "c.json").write_text("{}")
+    words = ["-c", "d.yaml", "--ks=[0, 1, 2]", "--thresholds=[0, 0.5]", "--without_from=[0.9]", "--alpha=0.3", "--delta=0.1"]
+    asked, rest = parse([*words, f"--output={tmp_path / 'c.json'}", "--overwrite=true"])
+    assert (asked.settings.ks, asked.settings.thresholds, asked.settings.without_from) == ((0, 1, 2), (0.0, 0.5), (None, 0.9))
+    assert rest == ["-c", "d.yaml"]
+    with pytest.raises(ValueError, match=r"--ks: invalid whole number value: '1\.5'"):
+        parse(["-c", "d.yaml", "--ks", "1.5"])
+    with pytest.raises(ValueError, match="is there already"):
+        parse([*words, f"--output={tmp_path / 'c.json'}", "--overwrite=false"])

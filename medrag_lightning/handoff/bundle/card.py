@@ -10,6 +10,7 @@ from typing import Any
 
 from medrag_lightning import __version__
 from medrag_lightning.artifacts import read_json
+from medrag_lightning.handoff.bundle.guarantee import card_section
 from medrag_lightning.handoff.bundle.layout import CLASS, SCHEMA
 
 Told = Mapping[str, Any]
@@ -126,8 +127,8 @@ def metrics_of(results: Told | None) -> dict[str, Any]:
     return found
 
 
-def model_card(told: Told, results: Told | None) -> str:
-    """``MODEL_CARD.md``."""
+def model_card(told: Told, results: Told | None, calibration: Told | None = None) -> str:
+    """``MODEL_CARD.md``; `calibration` is that of ``system.json``."""
     data, parity = told["data"], told["parity"]
     parts = [
         f"# {told['name']}\n\n**A {CLASS}.** {INTENDED_USE}\n",
@@ -141,6 +142,7 @@ def model_card(told: Told, results: Told | None) -> str:
             f"(allowed: {parity['tolerance_nats']:.0e}). Against the run with the weights' types as they were trained: "
             f"{parity['max_abs_delta_as_trained_nats']:.2e} nats, {parity['answers_changed_as_trained']} answers changed.\n"
         ),
+        *([] if calibration is None else ["## Calibration\n\n" + card_section(calibration, parity)]),
         "## Metrics\n\n" + _metrics(told["metrics"], results),
         "## Data\n\n"
         + _rows({"training questions": data["train"], "validation questions": data["val"], "test questions": data["test"]})

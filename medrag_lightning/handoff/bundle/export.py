@@ -18,6 +18,7 @@ from medrag_lightning.artifacts import fingerprint, sha256_file, write_bytes, wr
 from medrag_lightning.handoff.bundle import card, layout
 from medrag_lightning.handoff.bundle.corpus import write_corpus
 from medrag_lightning.handoff.bundle.generator import check_generator, how_of, save_generator
+from medrag_lightning.handoff.bundle.guarantee import refuse_another_reader, words_of
 from medrag_lightning.handoff.bundle.identities import Identities
 from medrag_lightning.handoff.bundle.merging import cast_reader
 from medrag_lightning.handoff.bundle.probes import (
@@ -151,6 +152,7 @@ class _Writing:
         onnx = self._write_onnx(vector_searches(made))
         self.say("asking the bundle the same in a clean process")
         parity = self._prove(expected, as_trained)
+        refuse_another_reader(self.answerer.calibration, parity)
         told = self._describe(fingerprints, parity, onnx, corpora, system)
         write_sums(self.bundle)
         if faults := verify_bundle(self.bundle, None if self.root == self.bundle else self.root).faults:
@@ -248,6 +250,7 @@ class _Writing:
             "system": self.run.system or "retrieved",
             "reader": card.reader_told(self.settings.reader, self.dtype),
             **card.searches_told(system),
+            **({"calibrated": words_of(system["calibration"])} if "calibration" in system else {}),
             "evidence": "in the bundle" if self.root == self.bundle else "pointed to",
             "documents": sum(corpus["documents"] for corpus in corpora),
             "onnx": f"{len(onnx)} models, least cosine {min(onnx.values()):.6f}" if onnx else "none",
@@ -287,7 +290,7 @@ class _Writing:
         told |= {"lacks": card.LACKS_GENERATOR} if self.run.lacks_generator else {}
         write_json(self.bundle / layout.BUNDLE, told)
         write_json(self.bundle / layout.METADATA, card.metadata(told))
-        write_bytes(self.bundle / layout.CARD, card.model_card(told, results).encode())
+        write_bytes(self.bundle / layout.CARD, card.model_card(told, results, system.get("calibration")).encode())
         return told
 
 

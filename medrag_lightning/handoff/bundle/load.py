@@ -11,6 +11,7 @@ from medrag_lightning.batches import Steering
 from medrag_lightning.data.images import ImageStore
 from medrag_lightning.handoff.bundle.corpus import read_documents
 from medrag_lightning.handoff.bundle.generator import load_generator
+from medrag_lightning.handoff.bundle.guarantee import load_calibration
 from medrag_lightning.handoff.bundle.identities import HiddenIdentities, Identities
 from medrag_lightning.handoff.bundle.layout import CORPUS_SUFFIX, IMAGES, INDEX, KEY, POINTER, PROBE_IMAGES, SUMS
 from medrag_lightning.handoff.bundle.quiet import no_progress_bars
@@ -63,6 +64,7 @@ def _assembled(bundle: Path, root: Path, device: str) -> Answerer:
         None if told["steering"] is None else Steering(**told["steering"]),
         generator=load_generator(told.get("generator"), bundle, device),
         rewriter=load_rewriter(told.get("rewriter")),
+        calibration=load_calibration(told.get("calibration")),
         **settings,
     )
 

@@ -40,6 +40,7 @@ def told_of(answer: Answer, identities: Identities) -> Told:
         "weights": list(prediction.weights),
         "searches": searches,
         "search_faults": list(answer.search_faults),
+        **({} if answer.guarantee is None else {"abstained": answer.abstained, "guarantee": answer.guarantee}),
     }
 
 
@@ -105,6 +106,8 @@ def differences(expected: Sequence[Told], found: Sequence[Told]) -> list[str]:
             faults.append(f"probe {number}: the answer {one['answer']!r} became {other['answer']!r}")
         if any(one[name] != other[name] for name in ("searches", "search_faults")):
             faults.append(f"probe {number}: the searches {one['searches']!r} became {other['searches']!r}")
+        if any(one.get(name) != other.get(name) for name in ("abstained", "guarantee")):
+            faults.append(f"probe {number}: it abstains otherwise, or promises something else")
         if one["cited"] != other["cited"]:
             faults.append(f"probe {number}: other evidence was found")
     return faults

@@ -8,6 +8,7 @@ from typing import Any
 
 from medrag_lightning.answering import Answerer
 from medrag_lightning.batches import Steering
+from medrag_lightning.handoff.bundle.guarantee import calibration_schema, describe_calibration
 from medrag_lightning.handoff.bundle.json_schema import DIALECT, read_json_limited, validate
 from medrag_lightning.handoff.bundle.layout import SCHEMA, SYSTEM
 from medrag_lightning.handoff.bundle.rewriters import rewriter_schema, rewriter_spec
@@ -45,6 +46,7 @@ def describe_system(answerer: Answerer, reader: Schema, source: Schema, generato
     told |= {} if generator is None else {"generator": generator}  # without one, earlier versions can load it, too
     rewriter = rewriter_spec(answerer.dialogues.rewriter)
     told |= {} if rewriter is None else {"rewriter": rewriter}
+    told |= {} if answerer.calibration is None else {"calibration": describe_calibration(answerer.calibration)}
     assert not validate(told, system_schema()), validate(told, system_schema())
     return told
 
@@ -79,9 +81,11 @@ def system_schema() -> Schema:
         "abstain_below": {"anyOf": [{"type": "null"}, number]},
         "generator": _generator(reader),
         "rewriter": rewriter_schema(),
+        "calibration": calibration_schema(),
     }
     title = "How a medrag_lightning bundle answers"
-    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator", "rewriter"]), "$defs": definitions()}
+    shape = of_object(settings, ["generator", "rewriter", "calibration"])  # which a bundle may lack
+    return {"$schema": DIALECT, "title": title, **shape, "$defs": definitions()}
 
 
 def _generator(reader: Schema) -> Schema:

@@ -13,6 +13,7 @@ import numpy as np
 
 from medrag_lightning.artifacts import sha256_file
 from medrag_lightning.handoff.bundle import layout
+from medrag_lightning.handoff.bundle.guarantee import faults_of_calibration
 from medrag_lightning.handoff.bundle.json_schema import parse_json_limited, read_json_limited, validate
 from medrag_lightning.handoff.bundle.sqlite_file import check_sqlite
 from medrag_lightning.handoff.bundle.sums import faults_of_sums, files_below
@@ -169,7 +170,8 @@ def _faults_of_settings(bundle: Path) -> list[str]:
         if schema != layout.SCHEMA:
             return [f"{layout.BUNDLE}: schema {schema!r} is not {layout.SCHEMA}; use the version of medrag_lightning it names"]
         settings, rules = read_json_limited(bundle / layout.SYSTEM), read_json_limited(bundle / layout.SYSTEM_SCHEMA)
-        return [f"{layout.SYSTEM}: {fault}" for fault in validate(settings, rules)]
+        faults = validate(settings, rules) or faults_of_calibration(settings)
+        return [f"{layout.SYSTEM}: {fault}" for fault in faults]
     except ValueError as error:
         return [str(error)]
 

@@ -16,6 +16,7 @@ from medrag_lightning.handoff.report.rereading import reread_without_each
 from medrag_lightning.handoff.report.run_files import Found, checkpoint_of, find_runs
 from medrag_lightning.handoff.report.section import Section
 from medrag_lightning.handoff.report.sections.attention import attention_section
+from medrag_lightning.handoff.report.sections.calibrated import calibrated_section
 from medrag_lightning.handoff.report.sections.cases import cases_section
 from medrag_lightning.handoff.report.sections.comparison import comparison_section
 from medrag_lightning.handoff.report.sections.confidence import confidence_section, suggested
@@ -36,8 +37,8 @@ RESERVE_BYTES = 200_000
 ABSTENTION = "abstention.json"
 SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     metrics_section, reports_section, comparison_section, ledger_section, inconsistency_section, citations_section,
-    dropped_section, confidence_section, gallery_section, cases_section, fusion_section, attention_section, noise_section,
-    knowledge_section, curves_section, settings_section,
+    dropped_section, confidence_section, calibrated_section, gallery_section, cases_section, fusion_section, attention_section,
+    noise_section, knowledge_section, curves_section, settings_section,
 )  # fmt: skip
 """In this order; None is a part that concerns other runs, and is not missed."""
 Progress = Callable[[str, int, int], None]
