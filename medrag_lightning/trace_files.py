@@ -1,4 +1,4 @@
-"""Traces on disk: how a teacher rearranged a question's evidence, answered, rethought and answered for good. Plain Python, Arrow.
+"""Traces on disk: how a teacher rearranged the evidence of a question, answered, rethought and answered for good (MIRA).
 
     traces.arrow     one row a question, in the order in which they were asked
     manifest.json    what they depend on, gold-blind or gold-aware, counts, size and sha256 of the file; written last
@@ -100,7 +100,7 @@ def write_traces(folder: str | Path, rows: Sequence[TraceRow], identity: Mapping
     """Writes a table, the manifest last.
 
     Raises:
-        ValueError: a question occurs twice, rows are gold-blind and gold-aware, or the folder holds a table of another identity;
+        ValueError: a question occurs twice, some rows alone are gold-aware, or the folder holds a table of another identity;
             nothing is touched.
     """
     folder = Path(folder)
