@@ -13,7 +13,7 @@ import yaml
 
 from medrag_lightning.cli.config_files import ConfigFile, find_config, read_config
 
-WITHOUT_TRAINER = ("index", "pairs", "explore")  # verbs of one process, which take no settings of a trainer from `run`
+WITHOUT_TRAINER = ("index", "pairs", "explore", "trace")  # verbs of one process, which take no settings of a trainer from `run`
 VERBS = ("fit", "validate", "test", "predict", *WITHOUT_TRAINER)
 PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 RECIPE_KEYS, STEP_KEYS = ("name", "variables", "steps"), ("name", "verb", "configs", "arguments")
