@@ -17,6 +17,7 @@ ENTRY = {
     "index": ("index", "run_index"),
     "pairs": ("pairs", "run_pairs"),
     "explore": ("explore", "run_explore"),
+    "trace": ("trace", "run_trace"),
     "reranker": ("reranker", "run_reranker"),
     "calibrate": ("calibrate", "run_calibrate"),
     "run": ("run", "run_recipe"),

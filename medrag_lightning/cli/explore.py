@@ -9,6 +9,7 @@ from typing import Any
 
 from medrag_lightning.cli import config_files
 from medrag_lightning.cli.outcome import INTERRUPTED, tell
+from medrag_lightning.cli.shown_table import metric_row, show_table
 
 
 def run_explore(arguments: Sequence[str]) -> None:
@@ -61,7 +62,7 @@ def _print_split(split: str, told: Mapping[str, Any]) -> None:
         for name, one in told["corpora"].items()
     ]
     shown = [name.removeprefix("questions_").replace("_", " ") for name in columns]
-    _table(["corpus", *shown, "too few queries"], rows)
+    show_table(["corpus", *shown, "too few queries"], rows)
     for name, of in (("targets", "texts"), ("pairs", "pairs")):
         one = told[name]
         dropped = ", ".join(f"{why} {count}" for why, count in one["dropped"].items())
@@ -73,25 +74,5 @@ def _print_agreement(told: Mapping[str, Any] | None) -> None:
         tell("\nthe judge's agreement is not known: no judged question names the documents that answer it", sys.stdout)
         return
     tell(f"\nthe judge against known documents: {told['searches']} searches, {told['truly_supported']} supported", sys.stdout)
-    rows = []
-    for name in ("accuracy", "f1", "kappa", "always_no"):
-        one = told[name]
-        shown = [_number(one[key]) for key in ("value", "low", "high")]
-        rows.append([name.replace("_", " "), shown[0], f"{shown[1]} to {shown[2]}", one["reason"]])
-    _table(["", "value", "95 % interval", "note"], rows)
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for place, name in enumerate(names):
-        table.add_column(name, justify="right" if place else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=128).print(table)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    rows = [metric_row(name.replace("_", " "), told[name]) for name in ("accuracy", "f1", "kappa", "always_no")]
+    show_table(["", "value", "95 % interval", "note"], rows)

@@ -7,6 +7,7 @@ from medrag_lightning.cli.help_bundles import ANSWER, EXPORT, VERIFY
 from medrag_lightning.cli.help_calibrate import CALIBRATE
 from medrag_lightning.cli.help_explore import EXPLORE
 from medrag_lightning.cli.help_reranker import RERANKER
+from medrag_lightning.cli.help_trace import TRACE
 
 _HELP = """\
 medrag_lightning - train multimodal medical retrieval-augmented generation, stage by stage. A research tool.
@@ -22,6 +23,7 @@ verbs:
   index      a search index over an evidence store
   pairs      preference pairs from a score table, to tune a reader on
   explore    what a query generator learns from: searches that an expert writes and judges
+  trace      what a reader learns to rearrange and rethink from: four steps that a teacher writes for each question
   reranker   a small re-ranker of texts, fitted to training questions whose right documents are known
   calibrate  how many candidates to read, and when to abstain, so that a risk is kept with a guarantee
   run        a recipe: several of these in a row, each its own process, resumable
@@ -141,6 +143,7 @@ pairs were kept. In FOLDER: pairs.arrow, statistics.json, samples.html and sampl
 
 {_FILES}""",
     "explore": EXPLORE + _FILES,
+    "trace": TRACE + _FILES,
     "reranker": RERANKER + _FILES,
     "calibrate": CALIBRATE + _FILES,
     "report": """\

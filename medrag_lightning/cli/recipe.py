@@ -13,7 +13,7 @@ import yaml
 
 from medrag_lightning.cli.config_files import ConfigFile, find_config, read_config
 
-WITHOUT_TRAINER = ("index", "pairs", "explore", "calibrate")  # of one process; they take no settings of a trainer
+WITHOUT_TRAINER = ("index", "pairs", "explore", "trace", "calibrate")  # of one process; they take no settings of a trainer
 VERBS = ("fit", "validate", "test", "predict", *WITHOUT_TRAINER)
 PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 RECIPE_KEYS, STEP_KEYS = ("name", "variables", "steps"), ("name", "verb", "configs", "arguments")

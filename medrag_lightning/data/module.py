@@ -71,7 +71,7 @@ class MedragData(L.LightningDataModule):
         own_reports: tables whose documents tell the reports of test studies, to find duplicates by; they are never evidence.
         leaks: what `fit` does when held-out items share id, patient, study or picture with training questions: `refuse`, `warn`
             (the numbers are then not those of new patients), or `ignore`, which does not look. See `data/leak_guard.py`.
-        exploration: how the verb `explore` makes what a query generator learns from.
+        exploration: how the verbs `explore` and `trace` make what a query generator, or a reader that rethinks, learns from.
         searches: what a query generator learns from, and what questions are searched with; null: with themselves.
     """
 

@@ -104,6 +104,8 @@ COMMANDS = {
     "index folder": (["index", "--store", "nowhere"], ["nowhere is not a folder"]),
     "explore without config": (["explore"], ["explore needs -c", "-c stages/explore"]),
     "explore of no plan": (["explore", "-c", "toy.yaml"], ["data.exploration is not set", "add -c stages/explore"]),
+    "trace without config": (["trace"], ["trace needs -c", "-c stages/trace"]),
+    "trace of no plan": (["trace", "-c", "toy.yaml"], ["data.exploration.traces is not set", "add -c stages/trace"]),
     "pairs without config": (["pairs"], ["pairs needs -c", "-c stages/reader_preference"]),
     "pairs of no plan": (["pairs", "-c", "toy.yaml"], ["data.preference is not set", "add -c stages/reader_preference"]),
 }

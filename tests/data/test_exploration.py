@@ -8,8 +8,8 @@ from exploration_world import CORPORA, Library, Scripted, Shelf, files, ground, 
 from medrag_lightning.artifacts import read_json
 from medrag_lightning.data.exploration.exploring import explore_or_read
 from medrag_lightning.data.exploration.plan import DESCRIPTIONS, ExplorationPlan
-from medrag_lightning.data.exploration.replies import Replies
 from medrag_lightning.data.exploration.verdicts import read_verdict
+from medrag_lightning.data.replies import Replies
 from medrag_lightning.preference_files import read_preferences
 from medrag_lightning.records import AnswerType, Condition, PairKind, Split, parse_searches
 from medrag_lightning.search_files import read_searches

@@ -109,7 +109,7 @@ def test_a_folder_is_known_by_its_files(tmp_path, monkeypatch):
     FOLDERS["qwen2_vl"](tmp_path / "a")
     mine = VlmExpert(Pretrained(str(tmp_path / "a")), max_new_tokens=3)
     known = mine.fingerprint()
-    assert mine._loaded is None, "nothing is loaded for a fingerprint"
+    assert not mine.model.is_loaded, "nothing is loaded for a fingerprint"
     (tmp_path / "a").rename(tmp_path / "b")
     assert VlmExpert(Pretrained(str(tmp_path / "b")), max_new_tokens=3).fingerprint() == known
     assert VlmExpert(Pretrained(str(tmp_path / "b")), max_new_tokens=4).fingerprint() != known
@@ -135,7 +135,7 @@ def test_settings_that_cannot_be_meant_are_refused(settings):
 
 def test_the_model_is_given_the_pictures(monkeypatch):
     mine = expert(max_new_tokens=1)
-    model, _ = mine._model(["words"])
+    model, _ = mine.model.load(["words"])
     given, generate = [], model.generate
 
     def watched(**inputs):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from PIL.Image import Image
 
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.data.audit.progress import telling
-from medrag_lightning.data.exploration.replies import Replies
+from medrag_lightning.data.replies import Replies
+from medrag_lightning.data.unanswered import unanswered
 from medrag_lightning.interfaces import Expert, ExploreTask, OpenImage
 from medrag_lightning.records import Query, WrittenSearches, parse_searches
 from medrag_lightning.score_files import query_fingerprint
@@ -94,8 +95,3 @@ class Asking:
         best = max(said, key=lambda written: len(written.wordings))
         faults = tuple(fault for written in said for fault in written.faults)
         return Explored(best, len(said), sum(map(self._lacks, said)), faults)
-
-
-def unanswered(query: Query) -> Query:
-    """The question as somebody meets it who does not know the answer."""
-    return replace(query, answer=None, relevant_ids=(), poison_ids=(), searches=None)

@@ -22,9 +22,9 @@ from medrag_lightning.data.exploration.counting import counted, judge_agreement
 from medrag_lightning.data.exploration.finding import described, find
 from medrag_lightning.data.exploration.lessons import Lesson, lesson
 from medrag_lightning.data.exploration.plan import ExplorationPlan
-from medrag_lightning.data.exploration.replies import Replies
 from medrag_lightning.data.exploration.samples import write_samples
 from medrag_lightning.data.exploration.verdicts import Judged, judge
+from medrag_lightning.data.replies import Replies
 from medrag_lightning.interfaces import CandidateSource, Expert, OpenImage
 from medrag_lightning.preference_files import is_there, read_preferences, write_preferences
 from medrag_lightning.records import Document, Query, Split
@@ -111,7 +111,8 @@ class _Exploring:
         if not self.queries:
             raise ValueError(f"no question of {', '.join(plan.splits)} has a gold answer, so no search can be judged")
         self.replies = {
-            name: Replies(Path(plan.folder) / "replies" / name, expert.fingerprint()) for name in ("explore", "judge")
+            name: Replies(Path(plan.folder) / "replies" / name, expert.fingerprint(), "expert", "exploration")
+            for name in ("explore", "judge")
         }
         self.known = {name: len(mine) for name, mine in self.replies.items()}
         self.explored = self._explore()

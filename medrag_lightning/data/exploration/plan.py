@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from medrag_lightning.data.tracing.plan import TracePlan
 from medrag_lightning.interfaces import Expert
 from medrag_lightning.records.searches import TAG
 
@@ -48,6 +49,7 @@ class ExplorationPlan:
         splits: whose questions are explored.
         batch_size: questions that the expert is given at once; an interruption loses no more than these.
         samples: questions written out to look at, with what was found and said; 0 for none.
+        traces: how the verb `trace` has a teacher write traces for stage `reader_trace`; no other setting here bears on it.
     """
 
     expert: Expert | None = None
@@ -63,6 +65,7 @@ class ExplorationPlan:
     splits: tuple[SplitName, ...] = ("train", "val")
     batch_size: int = 16
     samples: int = 20
+    traces: TracePlan | None = None
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.data.audit.progress import telling
 from medrag_lightning.data.exploration.finding import Search
-from medrag_lightning.data.exploration.replies import Replies
+from medrag_lightning.data.replies import Replies
 from medrag_lightning.interfaces import Expert, JudgeTask, OpenImage
 from medrag_lightning.records import Document, Query
 from medrag_lightning.score_files import query_fingerprint

@@ -1,4 +1,4 @@
-"""An expert's replies on disk, by what was asked: nothing is asked twice, and an interruption loses one batch.
+"""An expert's or a teacher's replies on disk, by what was asked: nothing is asked twice, and an interruption loses one batch.
 
 identity.json   whose replies these are; written first
 DIGEST.arrow    some replies, as they came; named after a digest of its own bytes
@@ -18,34 +18,40 @@ from medrag_lightning.artifacts import read_manifest, write_bytes, write_manifes
 SCHEMA = 1
 IDENTITY = "identity.json"
 ROWS = pa.schema([("asked", pa.string()), ("reply", pa.string())])
-NOTE = "an expert's own words about questions; keep them where the questions lie"
+NOTE = "somebody's own words about questions; keep them where the questions lie"
 Task = TypeVar("Task")
+Reply = TypeVar("Reply", str, str | None)
 
 
 class Replies:
     """Replies of one expert in a folder.
 
-    Attributes:
+    Args:
         folder: where they lie.
+        expert: fingerprint of who gives them.
+        role: what the expert is called.
+        plan: the settings of the data module that name the folder.
+
+    Attributes:
         asked: how often the expert was asked by this object.
 
     Raises:
         ValueError: on opening, where the folder holds replies of another expert, or damaged ones.
     """
 
-    def __init__(self, folder: Path, expert: str) -> None:
-        self.folder, self.asked = folder, 0
+    def __init__(self, folder: Path, expert: str, role: str = "expert", plan: str = "exploration") -> None:
+        self.folder, self.role, self.asked = folder, role, 0
         path = folder / IDENTITY
         if path.is_file():
             told = read_manifest(path, f"nobody knows any more whose replies these are: delete {folder}")
-            if told.get("expert") != expert or told.get("schema") != SCHEMA:
+            if told.get(role) != expert or told.get("schema") != SCHEMA:
                 raise ValueError(
-                    f"{folder} holds replies of another expert, other prompts or other settings of it "
-                    f"({str(told.get('expert'))[:12]} there, {expert[:12]} here): they are not mixed. Give another folder "
-                    "(--data.init_args.exploration.folder), or the expert's settings of then. Nothing was changed"
+                    f"{folder} holds replies of another {role}, other prompts or other settings of it "
+                    f"({str(told.get(role))[:12]} there, {expert[:12]} here): they are not mixed. Give another folder "
+                    f"(--data.init_args.{plan}.folder), or the {role}'s settings of then. Nothing was changed"
                 )
         else:
-            write_manifest(path, {"schema": SCHEMA, "expert": expert, "note": NOTE})
+            write_manifest(path, {"schema": SCHEMA, role: expert, "note": NOTE})
         self._files = sorted(folder.glob("*.arrow"))
         self._known = {asked: reply for path in self._files for asked, reply in _read(path)}
 
@@ -55,29 +61,33 @@ class Replies:
     def ask(
         self,
         tasks: Mapping[str, Task],
-        expert: Callable[[Sequence[Task]], list[str]],
+        expert: Callable[[Sequence[Task]], list[Reply]],
         at_once: int,
         tell: Callable[[int], None],
-    ) -> dict[str, str]:
+    ) -> dict[str, Reply]:
         """The reply to each task by its key; the expert is asked only what is not known, and each batch is kept at once.
 
         Args:
             tasks: what is asked, by a key that holds all of it.
-            expert: gives one text a task.
+            expert: gives one text a task; None, if it may, for a call that failed. That is not kept, so it is asked again.
             at_once: tasks of a batch.
             tell: is called with the number of tasks that have their reply so far.
         """
         missing = [key for key in tasks if key not in self._known]
+        fresh: dict[str, Reply] = {}
         for start in range(0, len(missing), at_once):
             tell(len(tasks) - len(missing) + start)
             keys = missing[start : start + at_once]
             said = expert([tasks[key] for key in keys])
             if len(said) != len(keys):
-                raise ValueError(f"the expert gave {len(said)} replies to {len(keys)} tasks; it must give one each, in order")
+                raise ValueError(
+                    f"the {self.role} gave {len(said)} replies to {len(keys)} tasks; it must give one each, in order"
+                )
             self.asked += len(keys)
-            self._keep({key: reply.encode("utf-8", "replace").decode() for key, reply in zip(keys, said, strict=True)})
+            fresh |= zip(keys, said, strict=True)
+            self._keep({key: one.encode("utf-8", "replace").decode() for key in keys if (one := fresh[key]) is not None})
         tell(len(tasks))
-        return {key: self._known[key] for key in tasks}
+        return {key: self._known[key] if key in self._known else fresh[key] for key in tasks}
 
     def pack(self) -> None:
         """One file for all; a process that is killed meanwhile leaves some replies twice, which does no harm."""
@@ -88,8 +98,9 @@ class Replies:
                 path.unlink(missing_ok=True)
 
     def _keep(self, replies: Mapping[str, str]) -> None:
-        self._files.append(self._write(replies))
-        self._known.update(replies)
+        if replies:
+            self._files.append(self._write(replies))
+            self._known.update(replies)
 
     def _write(self, replies: Mapping[str, str]) -> Path:
         sink = pa.BufferOutputStream()
