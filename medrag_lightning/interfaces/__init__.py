@@ -8,8 +8,10 @@ from medrag_lightning.interfaces.exploring import (
 from medrag_lightning.interfaces.mining import FactExtractor
 from medrag_lightning.interfaces.reading import (
     AttentionReader,
+    PartedReader,
     Processor,
     Reader,
+    ReaderPartName,
     TunableReader,
 )
 from medrag_lightning.interfaces.retrieving import (
@@ -26,6 +28,7 @@ from medrag_lightning.interfaces.retrieving import (
     SimilaritySource,
     VectorSource,
 )
+from medrag_lightning.interfaces.rewriting import Rewriter, RewriteTask
 from medrag_lightning.interfaces.routing import ModalityRouter
 from medrag_lightning.interfaces.serving import (
     CollatingStage,
@@ -52,14 +55,18 @@ __all__ = [
     "LearnedFusion",
     "ModalityRouter",
     "OpenImage",
+    "PartedReader",
     "Processor",
     "QueryEncoder",
     "QueryTowers",
     "QuestionEncoder",
     "Reader",
+    "ReaderPartName",
     "Refreshable",
     "Reranker",
     "Retriever",
+    "RewriteTask",
+    "Rewriter",
     "ServedStage",
     "SimilarityFusion",
     "SimilaritySource",

@@ -66,6 +66,7 @@ from medrag_lightning.metrics.table import (
     item_scores,
     summarise,
 )
+from medrag_lightning.metrics.trace_outcomes import TraceOutcome, trace_numbers
 from medrag_lightning.metrics.vqa import (
     accuracy,
     balanced_accuracy,
@@ -123,6 +124,7 @@ __all__ = [
     "SearchOutcome",
     "SearchResults",
     "Statistic",
+    "TraceOutcome",
     "Unit",
     "abstention_rule",
     "accuracy",
@@ -183,6 +185,7 @@ __all__ = [
     "system_of",
     "token_f1",
     "token_recall",
+    "trace_numbers",
     "weighted_mean",
     "windows",
 ]
