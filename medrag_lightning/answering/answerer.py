@@ -15,6 +15,7 @@ from PIL.Image import Image
 
 from medrag_lightning.answering.answer import Answer
 from medrag_lightning.answering.calibrated import calibrated_answer
+from medrag_lightning.answering.traced import check_tracer, read_traced, with_trace
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import Example, ReaderBatch, Steering, pixel_sha256
 from medrag_lightning.calibration import Calibration
@@ -27,6 +28,7 @@ from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
 from medrag_lightning.reading.search_writer import SearchWriter
 from medrag_lightning.reading.steered_systems import steered_systems
+from medrag_lightning.reading.trace_writer import TraceWriter
 from medrag_lightning.records import (
     AnswerType,
     Candidate,
@@ -64,6 +66,8 @@ class Answerer:
             questions of a test with `data.searches.table`; None asks every corpus with the question.
         calibration: how many candidates are read, when none are searched for, and when it abstains (verb `calibrate`), in
             place of `abstain_below`. It must have been made with this source, reader, prompt, corpus and evidence.
+        tracer: writes a trace for each question, with this reader (stage `reader_trace`): it keeps some of the evidence,
+            answers, rethinks, and answers for good. None answers at once.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Answerer:
         abstain_below: float | None = None,
         generator: SearchWriter | None = None,
         calibration: Calibration | None = None,
+        tracer: TraceWriter | None = None,
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
@@ -93,7 +98,9 @@ class Answerer:
         steered = steered_systems(None if steering is None else {"": steering}, None, one_per_prompt, template.order)
         self.collate = RaftCollator(reader.processor, template, one_per_prompt, training=False, steering=steered)
         self._asked: dict[ImageRef, Image] = {}
-        self.generator = generator
+        if tracer is not None:
+            check_tracer(tracer, reader, {"evidence": one_per_prompt and evidence, "steering": steering})
+        self.generator, self.tracer = generator, tracer
         for one in [reader] if generator is None else [reader, generator.reader]:
             if isinstance(one, torch.nn.Module):
                 one.eval()
@@ -114,6 +121,8 @@ class Answerer:
     def calibration(self, calibration: Calibration | None) -> None:
         """Sets it."""
         if calibration is not None:
+            if self.tracer is not None:
+                raise ValueError("a calibration is of answers that are given at once, and this system writes traces")
             if self.abstain_below is not None or self.batch_reader.closed != "scored":
                 raise ValueError("a calibration says itself when to abstain, by scored answers: leave abstain_below out")
             calibration.check(**self._about())
@@ -203,6 +212,12 @@ class Answerer:
         wrote = time.perf_counter()
         example = self._found(query, k)
         found = time.perf_counter()
+        if self.tracer is not None:
+            read = read_traced(self.tracer, example, self.batch_reader.closed)
+            seconds = {**({} if written is None else {"write": wrote - start}), "retrieve": found - wrote, **read.seconds}
+            kept, told = read.traced.kept, (query.searches, written)
+            answer = Answer.of(read.reading.prediction, kept, self.low_margin, abstain_below, seconds, *told)
+            return with_trace(answer, read.traced)
         batch = self.encode(example).to(self._device())
         encoded = time.perf_counter()
         (reading,) = self.batch_reader.read(batch)

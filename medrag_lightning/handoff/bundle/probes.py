@@ -31,7 +31,7 @@ def told_of(answer: Answer, identities: Identities) -> Told:
     """What is compared of an answer; ids of documents are hashed."""
     prediction = answer.prediction
     searches = None if answer.searches is None else [list(one) for one in answer.searches]
-    return {
+    told = {
         "answer": prediction.answer,
         "logp_nats": list(prediction.logp_nats),
         "gold_logp_nats": prediction.gold_logp_nats,
@@ -41,6 +41,7 @@ def told_of(answer: Answer, identities: Identities) -> Told:
         "searches": searches,
         "search_faults": list(answer.search_faults),
     }
+    return told | ({} if answer.trace is None else {"trace": answer.trace.text})
 
 
 def write_probes(
@@ -103,6 +104,8 @@ def differences(expected: Sequence[Told], found: Sequence[Told]) -> list[str]:
             faults.append(f"probe {number}: the answer {one['answer']!r} became {other['answer']!r}")
         if any(one[name] != other[name] for name in ("searches", "search_faults")):
             faults.append(f"probe {number}: the searches {one['searches']!r} became {other['searches']!r}")
+        if one.get("trace") != other.get("trace"):
+            faults.append(f"probe {number}: another trace was written")
         if one["cited"] != other["cited"]:
             faults.append(f"probe {number}: other evidence was found")
     return faults

@@ -42,6 +42,7 @@ def describe_system(answerer: Answerer, reader: Schema, source: Schema, generato
         "abstain_below": None,
     }
     told |= {} if generator is None else {"generator": generator}  # without one, earlier versions can load it, too
+    told |= {} if answerer.tracer is None else {"tracer": {"max_new_tokens": answerer.tracer.max_new_tokens}}
     assert not validate(told, system_schema()), validate(told, system_schema())
     return told
 
@@ -75,9 +76,10 @@ def system_schema() -> Schema:
         "steering": {"anyOf": [{"type": "null"}, of_class(Steering)]},
         "abstain_below": {"anyOf": [{"type": "null"}, number]},
         "generator": _generator(reader),
+        "tracer": of_object({"max_new_tokens": COUNT}),
     }
     title = "How a medrag_lightning bundle answers"
-    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator"]), "$defs": definitions()}
+    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator", "tracer"]), "$defs": definitions()}
 
 
 def _generator(reader: Schema) -> Schema:
