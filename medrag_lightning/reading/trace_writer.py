@@ -142,7 +142,7 @@ def _sums(reader: Reader, part: ReaderPart, rows: AnswerRows) -> dict[int, NDArr
     logp_RL = reader.token_logp(part.prompts, placed).double().cpu()
     found: dict[int, NDArray[np.float64]] = {}
     of_row_R = rows.prompt_of_row_R
-    for prompt in of_row_R.unique().tolist():
+    for prompt in sorted(set(of_row_R.tolist())):
         mine_R = of_row_R == prompt
         ids = [row[mask].tolist() for row, mask in zip(rows.ids_RL[mine_R], rows.mask_RL[mine_R], strict=True)]
         found[prompt] = logp_RL[mine_R][:, common_length(ids) :].sum(dim=1).numpy()

@@ -5,6 +5,7 @@ patient and study ids. Importing this package needs neither torch nor pandas.
 """
 
 from medrag_lightning.data.tables.caption_pairs import CaptionPairs
+from medrag_lightning.data.tables.captions_as_questions import CaptionsAsQuestions
 from medrag_lightning.data.tables.distinct import DistinctCorpus
 from medrag_lightning.data.tables.image_folder_metadata import ImageFolderMetadata
 from medrag_lightning.data.tables.iu_xray import IuXray
@@ -21,6 +22,7 @@ from medrag_lightning.data.tables.vqa_rad import VqaRad
 
 __all__ = [
     "CaptionPairs",
+    "CaptionsAsQuestions",
     "DistinctCorpus",
     "ImageFolderMetadata",
     "IuXray",
