@@ -11,6 +11,8 @@ import reader_trace_ddp_script
 import torch
 from reader_trace_ddp_script import run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
