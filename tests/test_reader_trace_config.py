@@ -12,7 +12,11 @@ from medrag_lightning.trace_files import TraceRow, write_traces
 
 READER = "model.init_args.reader.init_args.backbone"
 SMALL = {"hidden": 32, "layers": 1, "heads": 2, "vision_hidden": 32, "vision_layers": 1, "vocabulary": 400}
-FEW = ["--data.init_args.max_train_queries=8", "--data.init_args.max_eval_queries=4"]
+FEW = [
+    "--data.init_args.max_train_queries=8",
+    "--data.init_args.max_eval_queries=4",
+    "--data.init_args.regimes=[retrieved,none]",
+]
 TRACES = ["--data.init_args.evidence.traces.folder=traces", "--data.init_args.evidence.traces.decoded=2"]
 ONCE = ["--trainer.max_steps=1", "--trainer.max_epochs=-1", "--test_after_fit=false"]
 STAGE = ["-c", "stages/reader_trace", "-c", "data/minihospital", *FEW, *TRACES, "--model.init_args.max_new_tokens=8"]
@@ -41,7 +45,8 @@ def test_a_reader_of_traces_is_trained_in_two_phases_tested_and_asked(tmp_path, 
     main(["fit", *STAGE, *small, *ONCE, first, "--trainer.default_root_dir=first"])
     (aligned,) = Path("first/checkpoints").glob("best*.ckpt")
     main(["fit", *STAGE, *small, *ONCE, f"--model.init_args.init_from={aligned}", "--trainer.default_root_dir=second"])
-    main(["test", "-c", "second/config.yaml", "--ckpt_path=best", "--trainer.default_root_dir=tested"])
+    (best,) = Path("second/checkpoints").glob("best*.ckpt")
+    main(["test", "-c", "second/config.yaml", f"--ckpt_path={best}", "--trainer.default_root_dir=tested"])
     systems = {row["system"] for row in json.loads(Path("tested/results.json").read_text())["rows"]}
     assert {"retrieved", "initial", "no retrieval"} <= systems
     capsys.readouterr()
