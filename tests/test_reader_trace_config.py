@@ -50,6 +50,6 @@ def test_a_reader_of_traces_is_trained_in_two_phases_tested_and_asked(tmp_path, 
     systems = {row["system"] for row in json.loads(Path("tested/results.json").read_text())["rows"]}
     assert {"retrieved", "initial", "no retrieval"} <= systems
     capsys.readouterr()
-    main(["answer", "second", "--question", "which sign?", "--choices", "one,two"])
+    main(["answer", "second", "--ckpt_path=best", "--question", "which sign?", "--choices", "one,two"])
     told = capsys.readouterr().out
     assert "trace:\n  kept: " in told
