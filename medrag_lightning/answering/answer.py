@@ -35,6 +35,27 @@ class Citation:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptEvidence:
+    """What a trace keeps of a piece of evidence: its number in the prompt, from 1, its document, the words that it quotes."""
+
+    number: int
+    document_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTrace:
+    """How an answer came about, step by step; None where a step could not be read (`text` has all that was written)."""
+
+    text: str
+    kept: tuple[KeptEvidence, ...]
+    initial: str | None
+    rethink: str | None
+    final: str | None
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer with its grounds. Printed, it is a few lines to read; `to_json` gives it as plain JSON.
 
@@ -42,17 +63,19 @@ class Answer:
         text: the answer; None where the reader's words fit no choice, or there were none. Also there when the system abstains.
         choices: the closed answers that were allowed; empty for an open question.
         logp_nats: log-probability of each choice, normalised over the choices.
-        citations: the candidates, best first.
+        citations: the candidates, best first; with a trace, those that it keeps, in its order.
         warnings: what to be wary of, in words.
         prediction: everything else, as the verb `test` keeps it.
         probability: of `text` among the choices; None for free text, and where the words fit no choice.
         abstained: whether the system declines to answer: `probability` is under the threshold, or there is no answer.
         reason: why it abstained, in words; empty where it did not.
-        seconds: how long each step took: ``retrieve``, ``encode``, ``read``; before them ``rewrite``, ``write`` (generator).
+        seconds: how long each step took: ``retrieve``, ``encode``, ``read``; before them ``rewrite``, ``write`` (generator);
+            with a trace ``trace`` before reading it.
         guarantee: what is known of its risk, in words, where the system is calibrated; empty otherwise.
         searches: what each corpus was asked; one that is not there was left out. None: all were asked with the question.
         rewritten: what the question became with what was said before it, to search with; None where it was not rewritten.
         search_faults: what was wrong with the query generator's text, one sentence each; also among `warnings`.
+        trace: how the reader came to it; None where it answers without one.
     """
 
     text: str | None
@@ -69,6 +92,7 @@ class Answer:
     searches: Searches | None = None
     search_faults: tuple[str, ...] = ()
     rewritten: str | None = None
+    trace: AnswerTrace | None = None
 
     @classmethod
     def of(

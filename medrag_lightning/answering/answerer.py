@@ -5,8 +5,8 @@ for studying retrieval and reading, and no one may be diagnosed or treated by th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 from PIL.Image import Image
 
 from medrag_lightning.answering.answer import Answer
-from medrag_lightning.answering.calibrated import calibrated_answer
-from medrag_lightning.answering.dialogue import Dialogues, checked_history
+from medrag_lightning.answering.calibrated import calibrated_answer, check_calibration
+from medrag_lightning.answering.dialogue import Dialogues, check_asked, checked_history
+from medrag_lightning.answering.traced import check_tracer, read_traced, with_trace
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import Example, ReaderBatch, Steering, pixel_sha256
 from medrag_lightning.calibration import Calibration
@@ -28,6 +29,7 @@ from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
 from medrag_lightning.reading.search_writer import SearchWriter
 from medrag_lightning.reading.steered_systems import steered_systems
+from medrag_lightning.reading.trace_writer import TraceWriter
 from medrag_lightning.records import (
     AnswerType,
     Candidate,
@@ -39,9 +41,6 @@ from medrag_lightning.records import (
     WrittenSearches,
     shares_identity,
 )
-from medrag_lightning.score_files import documents_fingerprint
-
-MOST_CHARS, MOST_CHOICES = 10_000, 1000
 
 
 class Answerer:
@@ -67,6 +66,8 @@ class Answerer:
             place of `abstain_below`. It must have been made with this source, reader, prompt, corpus and evidence.
         rewriter: makes a question with a history stand alone before anything is searched (`data.searches.rewriter`); None
             searches with the question as it is. The reader gets the question itself.
+        tracer: writes a trace for each question, with this reader (stage `reader_trace`): it keeps some of the evidence,
+            answers, rethinks, and answers for good. None answers at once.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Answerer:
         generator: SearchWriter | None = None,
         calibration: Calibration | None = None,
         rewriter: Rewriter | None = None,
+        tracer: TraceWriter | None = None,
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
@@ -98,12 +100,14 @@ class Answerer:
         steered = steered_systems(None if steering is None else {"": steering}, None, one_per_prompt, template.order)
         self.collate = RaftCollator(reader.processor, template, one_per_prompt, training=False, steering=steered)
         self._asked: dict[ImageRef, Image] = {}
-        self.generator, self.dialogues = generator, Dialogues(rewriter)
+        self.generator, self.tracer, self.dialogues = generator, tracer, Dialogues(rewriter)
+        if tracer is not None:
+            check_tracer(tracer, reader, {"evidence": one_per_prompt and evidence, "steering": steering})
         for one in [reader] if generator is None else [reader, generator.reader]:
             if isinstance(one, torch.nn.Module):
                 one.eval()
         source.load(documents, self._open, folder)
-        self._calibrated = (template, evidence, fusion, documents)
+        self.template, self.evidence, self.fusion, self.documents = template, evidence, fusion, documents
         self.calibration = calibration
 
     @property
@@ -119,21 +123,8 @@ class Answerer:
     def calibration(self, calibration: Calibration | None) -> None:
         """Sets it."""
         if calibration is not None:
-            if self.abstain_below is not None or self.batch_reader.closed != "scored":
-                raise ValueError("a calibration says itself when to abstain, by scored answers: leave abstain_below out")
-            calibration.check(**{name: told() for name, told in self._about().items() if name in calibration.of})
+            check_calibration(self, calibration)
         self._calibration = calibration
-
-    def _about(self) -> dict[str, Callable[[], Any]]:
-        template, evidence, fusion, documents = self._calibrated
-        return {
-            "reader": self.reader.fingerprint,
-            "template": template.fingerprint,
-            "source": self.source.fingerprint,
-            "corpus": lambda: documents_fingerprint(documents),
-            "evidence": lambda: evidence,
-            "fusion": lambda: asdict(fusion) if evidence == "one_per_prompt" else None,
-        }
 
     @property
     def abstain_below(self) -> float | None:
@@ -189,7 +180,7 @@ class Answerer:
             ValueError: the question is blank or too long, the image cannot be opened, the choices are one, many, blank or
                 repeated, or the history is no list of pairs.
         """
-        _check_asked(question, choices)
+        check_asked(question, choices)
         ref = None if image is None else self._remember(image)
         kind = AnswerType.CLOSED if choices else AnswerType.OPEN
         turns = checked_history(history)
@@ -216,16 +207,28 @@ class Answerer:
             query = replace(query, searches=written.first())
         wrote = time.perf_counter()
         example = self._found(query, k)
-        found = time.perf_counter()
+        seconds = {} if query.rewritten is None else {"rewrite": start - begin}
+        seconds |= {} if written is None else {"write": wrote - start}
+        seconds["retrieve"] = time.perf_counter() - wrote
+        answer = self._read(example, abstain_below, seconds, written)
+        return self.dialogues.told(answer, query, k != 0, self.collate.template.history == "full")
+
+    def _read(
+        self, example: Example, abstain_below: float | None, seconds: dict[str, float], written: WrittenSearches | None
+    ) -> Answer:
+        """What the reader says, at once or by a trace; `seconds` of the steps before."""
+        told = (example.query.searches, written)
+        if self.tracer is not None:
+            by = read_traced(self.tracer, example, self.batch_reader.closed)
+            kept, all_seconds = by.traced.kept, {**seconds, **by.seconds}
+            answer = Answer.of(by.reading.prediction, kept, self.low_margin, abstain_below, all_seconds, *told)
+            return with_trace(answer, by.traced)
+        start = time.perf_counter()
         batch = self.encode(example).to(self._device())
         encoded = time.perf_counter()
         (reading,) = self.batch_reader.read(batch)
-        seconds = {"retrieve": found - wrote, "encode": encoded - found, "read": time.perf_counter() - encoded}
-        seconds = seconds if written is None else {"write": wrote - start, **seconds}
-        seconds = seconds if query.rewritten is None else {"rewrite": start - begin, **seconds}
-        shown, told = batch.examples[0].candidates, (query.searches, written)
-        answer = Answer.of(reading.prediction, shown, self.low_margin, abstain_below, seconds, *told)
-        return self.dialogues.told(answer, query, k != 0, self.collate.template.history == "full")
+        seconds |= {"encode": encoded - start, "read": time.perf_counter() - encoded}
+        return Answer.of(reading.prediction, batch.examples[0].candidates, self.low_margin, abstain_below, seconds, *told)
 
     def example(self, query: Query, k: int | None = None) -> Example:
         """The query with its candidates, the first k where k is given, and all images opened; with a generator, the query has
@@ -279,17 +282,6 @@ class Answerer:
         if isinstance(self.reader, torch.nn.Module):
             return next((p.device for p in self.reader.parameters()), torch.device("cpu"))
         return torch.device("cpu")
-
-
-def _check_asked(question: str, choices: Sequence[str]) -> None:
-    if not question.strip():
-        raise ValueError("the question is blank")
-    if len(question) > MOST_CHARS or any(len(choice) > MOST_CHARS for choice in choices):
-        raise ValueError(f"the question or a choice has more than {MOST_CHARS} characters; ask one question at a time")
-    if isinstance(choices, str) or any(not choice.strip() for choice in choices):
-        raise ValueError(f"choices must be a list of words, none of them blank, got {choices!r}")
-    if len(choices) > MOST_CHOICES:
-        raise ValueError(f"{len(choices)} choices are more than {MOST_CHOICES}; ask an open question instead")
 
 
 def _refuse_leak(query: Query, candidate: Candidate) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from medrag_lightning.answering.answer import NO_EVIDENCE, Answer
 from medrag_lightning.calibration import Calibration
 from medrag_lightning.retrieval.selected import SelectedSearch
+from medrag_lightning.score_files import documents_fingerprint
 from medrag_lightning.selection import OF_THE_WHOLE_LIST
 
 ABSTAINS_FROM_ALL = (
@@ -35,6 +36,23 @@ def answer_by(answerer: Answerer, calibration: Calibration) -> None:
     if isinstance(answerer.source, SelectedSearch) and answerer.source.rule.rule in OF_THE_WHOLE_LIST:
         answerer.source = answerer.source.pool
     answerer.calibration = calibration
+
+
+def check_calibration(answerer: Answerer, calibration: Calibration) -> None:
+    """ValueError where an answerer's calibration would be ignored, or is of another system."""
+    if answerer.tracer is not None:
+        raise ValueError("a calibration is of answers that are given at once, and this system writes traces")
+    if answerer.abstain_below is not None or answerer.batch_reader.closed != "scored":
+        raise ValueError("a calibration says itself when to abstain, by scored answers: leave abstain_below out")
+    about: dict[str, Callable[[], Any]] = {
+        "reader": answerer.reader.fingerprint,
+        "template": answerer.template.fingerprint,
+        "source": answerer.source.fingerprint,
+        "corpus": lambda: documents_fingerprint(answerer.documents),
+        "evidence": lambda: answerer.evidence,
+        "fusion": lambda: asdict(answerer.fusion) if answerer.evidence == "one_per_prompt" else None,
+    }
+    calibration.check(**{name: told() for name, told in about.items() if name in calibration.of})
 
 
 def calibrated_answer(calibration: Calibration, ask: Ask) -> Answer:

@@ -11,7 +11,7 @@ from medrag_lightning.data.dialogues import History, as_history
 from medrag_lightning.interfaces import Rewriter, RewriteTask
 from medrag_lightning.records import Query
 
-MOST_TURNS, MOST_CHARS = 100, 10_000
+MOST_TURNS, MOST_CHARS, MOST_CHOICES = 100, 10_000, 1000
 FAILED = "the question could not be rewritten with what was said before it, so it was searched with as it is"
 UNUSED = "what was said before this question was not used: this system neither rewrites questions nor shows earlier turns"
 
@@ -64,3 +64,15 @@ def checked_history(history: Sequence[Sequence[str]]) -> History:
         most = f"{MOST_TURNS} turns, or one of more than {MOST_CHARS} characters"
         raise ValueError(f"the history has more than {most}; shorten it")
     return turns
+
+
+def check_asked(question: str, choices: Sequence[str]) -> None:
+    """ValueError where a question or its choices cannot be asked."""
+    if not question.strip():
+        raise ValueError("the question is blank")
+    if len(question) > MOST_CHARS or any(len(choice) > MOST_CHARS for choice in choices):
+        raise ValueError(f"the question or a choice has more than {MOST_CHARS} characters; ask one question at a time")
+    if isinstance(choices, str) or any(not choice.strip() for choice in choices):
+        raise ValueError(f"choices must be a list of words, none of them blank, got {choices!r}")
+    if len(choices) > MOST_CHOICES:
+        raise ValueError(f"{len(choices)} choices are more than {MOST_CHOICES}; ask an open question instead")

@@ -6,7 +6,7 @@ import os
 import re
 from argparse import ArgumentError
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -19,9 +19,10 @@ from medrag_lightning.reading.search_writer import SearchWriter
 from medrag_lightning.search_files import read_searches, searches_are_there
 from medrag_lightning.stages.query_generator import QueryGenerator
 from medrag_lightning.stages.reader_raft import ReaderRaft
+from medrag_lightning.stages.reader_trace import LAYOUT, ReaderTrace
 from medrag_lightning.yaml_files import compose_yaml
 
-AnyStage = TypeVar("AnyStage", ReaderRaft, QueryGenerator)
+AnyStage = TypeVar("AnyStage", ReaderRaft, QueryGenerator, ReaderTrace)
 
 
 RunOfGenerator = tuple[str | Path, str | Path]
@@ -35,7 +36,7 @@ def run_answerer(
     generator: RunOfGenerator | None = None,
     without_generator: bool = False,
 ) -> Answerer:
-    """The answerer of a run of stage `reader_raft`; builds the evidence store where it is missing.
+    """The answerer of a run of stage `reader_raft` or `reader_trace`; builds the evidence store where it is missing.
 
     Args:
         config: the run's ``config.yaml``; ``${NAME}`` in it is filled in from the environment, ``${run_folder}`` is its folder.
@@ -77,7 +78,7 @@ def answerer_and_data(
     Raises:
         ValueError: as `run_answerer`, or there is no such system.
     """
-    stage, data = _instantiate(Path(config), ReaderRaft)
+    stage, data = _answering(Path(config))
     writer = _writer(config, data, generator, without_generator)
     if system and system not in data.rivals:
         there = ", ".join(map(repr, data.rivals)) or "none"
@@ -92,15 +93,26 @@ def answerer_and_data(
         ImageStore(sorted(roots), data.max_pixels),
         data.evidence_folder(),
         stage.template,
-        fusion or stage.fusion,
-        stage.evidence,
-        stage.batch_reader.max_new_tokens,
-        stage.batch_reader.closed,
-        steering=stage.numbered_steering().get(system),
         generator=writer,
         rewriter=None if data.searches is None else data.searches.rewriter,
+        **_settings(config, stage, fusion, system),
     )
     return answerer, data
+
+
+def _settings(config: str | Path, stage: ReaderRaft | ReaderTrace, fusion: Fusion | None, system: str) -> dict[str, Any]:
+    """How the reader of a run is asked, as arguments of an answerer."""
+    if isinstance(stage, ReaderRaft):
+        return {
+            "fusion": fusion or stage.fusion,
+            "evidence": stage.evidence,
+            "max_new_tokens": stage.batch_reader.max_new_tokens,
+            "closed_answers": stage.batch_reader.closed,
+            "steering": stage.numbered_steering().get(system),
+        }
+    if fusion is not None:
+        raise ValueError(f"{config}: fusion={fusion} would be ignored: a reader of traces reads all evidence in one prompt")
+    return {"evidence": LAYOUT, "closed_answers": stage.closed_answers, "tracer": stage.writer}
 
 
 def searches_of(data: MedragData) -> str | None:
@@ -139,6 +151,16 @@ def _refuse_other_writer(writer: SearchWriter, table: str, generator: RunOfGener
             f"it has another {', '.join(wrong)}. Give the config and the checkpoint of the `predict` that wrote the table, or "
             "test the run with searches of this one"
         )
+
+
+def _answering(path: Path) -> tuple[ReaderRaft, MedragData] | tuple[ReaderTrace, MedragData]:
+    """Stage and data of a run that answers."""
+    compose_yaml(path)
+    told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    model = told.get("model") if isinstance(told, dict) else None
+    if isinstance(model, dict) and str(model.get("class_path", "")).rpartition(".")[2] == ReaderTrace.__name__:
+        return _instantiate(path, ReaderTrace)
+    return _instantiate(path, ReaderRaft)
 
 
 def _instantiate(path: Path, kind: type[AnyStage]) -> tuple[AnyStage, MedragData]:

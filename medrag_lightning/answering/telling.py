@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from medrag_lightning.answering.answer import Answer, Citation
+from medrag_lightning.answering.answer import Answer, AnswerTrace, Citation
 
 SHOWN_CHARS = 160
 NOTE = "a research tool, not a medical device"
@@ -23,6 +23,8 @@ def answer_as_text(answer: Answer) -> str:
     if answer.searches is not None:
         asked = [f"  {name}: {_printable(words)}" for name, words in answer.searches]
         lines += ["searches:", *asked] if asked else ["searches: no corpus was asked for texts"]
+    if answer.trace is not None:
+        lines += _trace_lines(answer.trace)
     lines.append("evidence:" if answer.citations else "evidence: none")
     lines += [_citation_line(place, citation) for place, citation in enumerate(answer.citations, start=1)]
     if answer.guarantee:
@@ -50,6 +52,7 @@ def answer_as_json(answer: Answer) -> dict[str, Any]:
         "evidence": [_citation_row(citation) for citation in answer.citations],
         "warnings": list(answer.warnings),
         **({"guarantee": answer.guarantee} if answer.guarantee else {}),
+        **({} if answer.trace is None else {"trace": _trace_row(answer.trace)}),
         "seconds": {step: round(seconds, 4) for step, seconds in answer.seconds.items()},
         "note": NOTE,
     }
@@ -83,6 +86,19 @@ def _citation_line(place: int, citation: Citation) -> str:
     text = " ".join(_printable(citation.text).split())
     shown = text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 3] + "..."
     return f"  {', '.join(told)}" + (f"\n     {shown}" if shown else "")
+
+
+def _trace_lines(trace: AnswerTrace) -> list[str]:
+    steps = {"first answer": trace.initial, "rethought": trace.rethink, "last answer": trace.final}
+    kept = ", ".join(f"[{one.number}] {_printable(one.document_id)}" for one in trace.kept) or "nothing"
+    lines = [f"  {name}: {'not written' if text is None else _printable(text)}" for name, text in steps.items()]
+    return ["trace:", f"  kept: {kept}", *lines]
+
+
+def _trace_row(trace: AnswerTrace) -> dict[str, Any]:
+    kept = [{"number": one.number, "id": one.document_id, "text": one.text} for one in trace.kept]
+    steps = {"initial": trace.initial, "rethink": trace.rethink, "final": trace.final}
+    return {"kept": kept, **steps, "faults": list(trace.faults)}
 
 
 def _citation_row(citation: Citation) -> dict[str, Any]:

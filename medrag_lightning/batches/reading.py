@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from medrag_lightning.batches.steering import Steering, TokenRoles
-from medrag_lightning.records import Candidate, Condition, Noise, Query, Regime, Variant
+from medrag_lightning.records import Candidate, Condition, Noise, Query, Regime, Trace, Variant
 
 
 class Role(StrEnum):
@@ -69,7 +69,7 @@ class Example:
 
     `system` names the retriever where several are compared; `condition` is set where the score table asks, `noise` where
     evidence was spoilt on purpose, `variant` where something was taken away; `dropped` are the ids of candidates that were left
-    out because the prompt was too long, the lowest-ranked first.
+    out because the prompt was too long, the lowest-ranked first; `trace` is what a reader of traces is to learn to write.
     """
 
     query: Query
@@ -82,6 +82,7 @@ class Example:
     noise: Noise | None = None
     variant: Variant | None = None
     dropped: tuple[str, ...] = ()
+    trace: Trace | None = None
 
     def without_images(self) -> Example:
         """The same example without pixels, to keep beside predictions."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from medrag_lightning.artifacts import counter_rng
 from medrag_lightning.batches import pixel_sha256
+from medrag_lightning.data.trace_targets import TraceTargets
 from medrag_lightning.interfaces import OpenImage
 from medrag_lightning.records import Candidate, Channel, Document, Query, Regime, Retrieved, shares_identity
 
@@ -32,6 +33,8 @@ class EvidenceMixture:
         substitute: words that are exchanged for one another, anew for every sample, in the evidence and the gold answer of
             questions whose answer is one of them (data/substitution.py): what a reader could learn by heart it must then read.
             For answers that stand in the evidence alone, such as a grade; what the image shows would become wrong.
+        traces: the traces that stage reader_trace learns from (verb `trace`), and no other. Each names its own evidence, in its
+            order, so that nothing above changes what its prompt shows.
     """
 
     samples_per_query: int = 4
@@ -40,6 +43,7 @@ class EvidenceMixture:
     distractors: int = 0
     shuffle: bool = True
     substitute: tuple[str, ...] = ()
+    traces: TraceTargets | None = None
 
     def __post_init__(self) -> None:
         if len(self.substitute) == 1 or len(set(self.substitute)) != len(self.substitute) or "" in self.substitute:

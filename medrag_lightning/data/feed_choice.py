@@ -16,6 +16,7 @@ from medrag_lightning.data.preference_plan import PreferencePlan
 from medrag_lightning.data.scoring_feed import ScoringFeed, ScoringPlan
 from medrag_lightning.data.search_feed import SearchFeed
 from medrag_lightning.data.search_plan import SearchPlan
+from medrag_lightning.data.trace_feed import TraceFeed
 from medrag_lightning.records import Regime
 
 
@@ -49,4 +50,7 @@ def feed_of(kind: str, world: World, plans: Plans) -> Feed:
         return PreferenceFeed(world, plans.preference or PreferencePlan())
     if kind == "searches":
         return SearchFeed(world, plans.searches or SearchPlan(), plans.augmentation)
+    if kind == "traces":
+        reading = ReadingFeed(world, plans.regimes, plans.augmentation, plans.noise, asked_again)
+        return TraceFeed(world, reading, plans.augmentation)
     return DistillationFeed(world, plans.distillation or DistillationPlan(), plans.augmentation)

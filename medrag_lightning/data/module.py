@@ -29,6 +29,7 @@ from medrag_lightning.data.scoring_feed import ScoringPlan
 from medrag_lightning.data.search_plan import SearchPlan, searched_with, target_words
 from medrag_lightning.data.searching import Searching
 from medrag_lightning.data.table_records import prompt_texts, queries_by_split, unique_documents
+from medrag_lightning.data.trace_targets import trace_texts
 from medrag_lightning.interfaces import CandidateSource, CollatingStage, ServedStage, SplitChoosingStage, Table
 from medrag_lightning.records import Document, Query, Regime, Retrieved, Split
 
@@ -190,7 +191,7 @@ class MedragData(L.LightningDataModule):
     def training_texts(self) -> list[str]:
         """Everything that a training prompt may say; a tiny reader trains its tokenizer on it."""
         asked, documents = self.split_queries(Split.TRAIN), [*self.documents(), *self._pair_documents]
-        return [*prompt_texts(asked, documents), *target_words(self.searches)]
+        return [*prompt_texts(asked, documents), *target_words(self.searches), *trace_texts(self.evidence.traces)]
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled training batches that resume where they stopped."""

@@ -10,8 +10,10 @@ from medrag_lightning.interfaces.judging import PairJudge, PairTask, Verdict
 from medrag_lightning.interfaces.mining import FactExtractor
 from medrag_lightning.interfaces.reading import (
     AttentionReader,
+    PartedReader,
     Processor,
     Reader,
+    ReaderPartName,
     TunableReader,
 )
 from medrag_lightning.interfaces.retrieving import (
@@ -62,11 +64,13 @@ __all__ = [
     "PageFilter",
     "PairJudge",
     "PairTask",
+    "PartedReader",
     "Processor",
     "QueryEncoder",
     "QueryTowers",
     "QuestionEncoder",
     "Reader",
+    "ReaderPartName",
     "Refreshable",
     "Reranker",
     "Retriever",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from medrag_lightning.batches import AnswerRows, AttentionMass, EncodedPrompts, Prompt
 
@@ -98,4 +98,25 @@ class TunableReader(Reader, Protocol):
         Raises:
             ValueError: nothing can be switched off, because the weights themselves are trained.
         """
+        ...
+
+
+ReaderPartName = Literal["projector", "language_model", "vision"]
+"""What joins the towers, the language tower with its adapter and its head, and the vision tower."""
+
+
+@runtime_checkable
+class PartedReader(Protocol):
+    """A reader whose parts can be trained one without another, at rates of their own."""
+
+    def train_only(self, parts: Collection[ReaderPartName]) -> None:
+        """Freezes all other parts, from now on or as soon as the weights are there; what was frozen stays so.
+
+        Raises:
+            ValueError: nothing of a part can be trained.
+        """
+        ...
+
+    def trained_parts(self) -> Mapping[ReaderPartName, list[nn.Parameter]]:
+        """The parameters that are trained, by part."""
         ...

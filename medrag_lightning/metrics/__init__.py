@@ -67,6 +67,7 @@ from medrag_lightning.metrics.table import (
     item_scores,
     summarise,
 )
+from medrag_lightning.metrics.trace_outcomes import TraceOutcome, trace_numbers
 from medrag_lightning.metrics.vqa import (
     accuracy,
     balanced_accuracy,
@@ -127,6 +128,7 @@ __all__ = [
     "SearchOutcome",
     "SearchResults",
     "Statistic",
+    "TraceOutcome",
     "Unit",
     "abstention_rule",
     "accuracy",
@@ -188,6 +190,7 @@ __all__ = [
     "system_of",
     "token_f1",
     "token_recall",
+    "trace_numbers",
     "weighted_mean",
     "windows",
 ]

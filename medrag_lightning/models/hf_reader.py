@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.batches import AnswerRows, AttentionMass, EncodedPrompts
+from medrag_lightning.interfaces import ReaderPartName
 from medrag_lightning.models import scoring
 from medrag_lightning.models.attention_mass import attention_mass
 from medrag_lightning.models.backbones import Backbone
@@ -22,6 +23,7 @@ from medrag_lightning.models.hf_processor import HfProcessor
 from medrag_lightning.models.image_path import current_features, trained_image_weights, zero_of_image_path
 from medrag_lightning.models.lora import LoraSettings, add_adapter, train_adapter_only
 from medrag_lightning.models.reader_digest import digest, weight_digests
+from medrag_lightning.models.reader_parts import freeze_all_but, trained_by_part
 from medrag_lightning.models.reference import adapter_off
 from medrag_lightning.models.steering import layer_count, steered
 from medrag_lightning.models.tiny import Loaded, refuse_contradictions
@@ -70,6 +72,7 @@ class HfReader(nn.Module):
         self.learned_steering = learned_steering
         self.model: nn.Module | None = None
         self.steering_factor_L: nn.Parameter | None = None
+        self._parts: tuple[ReaderPartName, ...] | None = None
         self._loaded: Loaded | None = None
         self._description: dict[str, Any] = {}
 
@@ -81,11 +84,16 @@ class HfReader(nn.Module):
     def describe(self) -> dict[str, Any]:
         """Backbone, adapter and what is frozen, as plain JSON."""
         self._ready()
-        return dict(self._description)
+        return self._description | ({} if self._parts is None else {"parts": list(self._parts)})
 
     def restore(self, description: dict[str, Any]) -> None:
-        """Builds the reader of a description; ValueError where its backbone or adapter is not the configured one."""
-        refuse_contradictions(self._settings(), {k: v for k, v in description.items() if k != "backbone"})
+        """Builds the reader of a description; ValueError where its backbone or adapter is not the configured one.
+
+        The parts that were trained there are those that are trained here, unless `train_only` has said which.
+        """
+        refuse_contradictions(self._settings(), {k: v for k, v in description.items() if k not in ("backbone", "parts")})
+        if self._parts is None and "parts" in description:
+            self.train_only(description["parts"])
         if self._loaded is not None and self._description["backbone"] == description["backbone"]:
             return
         device = None if self._loaded is None else self.core.device
@@ -174,9 +182,20 @@ class HfReader(nn.Module):
             raise ValueError("the reader trains its own weights, so what it was before is gone: give it an adapter")
         return adapter_off(self)
 
+    def train_only(self, parts: Collection[ReaderPartName]) -> None:
+        """Freezes all other parts, now and whenever weights come; see `interfaces.PartedReader`."""
+        self._parts = tuple(parts)
+        if self._loaded is not None:
+            freeze_all_but(self.core, self.family, self._parts)
+            self.train(self.training)
+
+    def trained_parts(self) -> Mapping[ReaderPartName, list[nn.Parameter]]:
+        """The parameters that are trained, by part."""
+        return trained_by_part(self.core, self.family)
+
     def fingerprint(self) -> str:
         """sha256 over description and weights: trained ones in full; of a large frozen base, a fixed sample."""
-        digests: list[Any] = [self.describe(), *weight_digests(self.core)]
+        digests: list[Any] = [dict(self._description), *weight_digests(self.core)]
         if self.steering_factor_L is not None:
             digests.append(["steering_factor_L", digest(self.steering_factor_L)])
         return fingerprint(digests)
@@ -192,7 +211,7 @@ class HfReader(nn.Module):
             train_adapter_only(self.model, mode)
         elif self.freeze == "all_but_adapter":
             self.model.eval()
-        elif self.freeze == "vision":
+        elif self.freeze == "vision" or (self._parts is not None and "vision" not in self._parts):
             for module in self._vision_towers():
                 module.eval()
         if self.gradient_checkpointing and mode:
@@ -245,6 +264,8 @@ class HfReader(nn.Module):
                 parameter.data = parameter.data.float()
         if self.learned_steering:
             self.steering_factor_L = nn.Parameter(torch.ones(layer_count(model), device=model.device))
+        if self._parts is not None:
+            freeze_all_but(self.core, family, self._parts)
         if not family.shared_prefill:
             logger.warning("family %s: scored one row at a time, a shared prefill is untested", model.config.model_type)
         self.train(self.training)

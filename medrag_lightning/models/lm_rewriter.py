@@ -12,8 +12,8 @@ from medrag_lightning.artifacts import fingerprint
 from medrag_lightning.interfaces import RewriteTask
 from medrag_lightning.models.backbones import Pretrained
 from medrag_lightning.models.plain_text import WORD_JOINT, PlainText
+from medrag_lightning.models.prompted import model_identity
 from medrag_lightning.models.text_models import load_text_model
-from medrag_lightning.models.vlm_expert import model_identity
 
 PROMPT = """\
 Rewrite the last question of a dialogue about a medical image so that somebody who has not read the dialogue understands it. \

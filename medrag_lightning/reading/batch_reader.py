@@ -118,7 +118,7 @@ class BatchReader:
             alone = [metrics.parse_closed(words, query.choices) for words in of.words]
         gold = query.gold_index
         known = float(logp_C[gold]) if gold >= 0 else None
-        said = _prediction(example, answer, raw, known)
+        said = prediction_of(example, answer, raw, known)
         mixed = _candidates(of, weight_K, [tuple(row) for row in logp_KC.tolist()], alone)
         return Reading(replace(said, logp_nats=tuple(logp_C.tolist()), **mixed), math.nan if known is None else -known)
 
@@ -130,7 +130,7 @@ class BatchReader:
             tokens, gold_K = of.lengths[0], np.array([row[0] for row in of.logps])
             known = self.fusion.sequence(gold_K, weight_K) / tokens
             rows = [(logp / tokens,) for logp in gold_K.tolist()]
-        said = _prediction(example, raw or None, raw, known)
+        said = prediction_of(example, raw or None, raw, known)
         mixed = _candidates(of, weight_K, rows, [words or None for words in of.words])
         return Reading(replace(said, gold_tokens=tokens, **mixed), math.nan if known is None else -known)
 
@@ -144,7 +144,8 @@ def _candidates(
     return {"weights": tuple(weight_K.tolist()), "candidate_logp_nats": tuple(rows), "candidate_answers": tuple(alone)}
 
 
-def _prediction(example: Example, answer: str | None, raw: str, gold_logp_nats: float | None) -> Prediction:
+def prediction_of(example: Example, answer: str | None, raw: str, gold_logp_nats: float | None) -> Prediction:
+    """The prediction of an answer to an example, which cites all candidates that were shown."""
     query = example.query
     return Prediction(
         query_id=query.id,
@@ -165,6 +166,12 @@ def _prediction(example: Example, answer: str | None, raw: str, gold_logp_nats: 
         variant=example.variant,
         dropped=example.dropped,
     )
+
+
+def place_of(prediction: Prediction) -> tuple[str, str, str, float, str, str]:
+    """Where a prediction stands among all of an evaluation, in an order that no number of processes changes."""
+    kind, share = ("", 0.0) if prediction.noise is None else (str(prediction.noise.kind), prediction.noise.share)
+    return prediction.regime, prediction.system, kind, share, prediction.variant or "", prediction.query_id
 
 
 def summary(readings: Sequence[Reading]) -> dict[str, float]:

@@ -88,7 +88,7 @@ class Stage(L.LightningModule):
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trainable:
             raise ValueError(f"stage {self.stage_name}: nothing is trainable; check the reader's adapter and freeze settings")
-        optimizer = self.make_optimizer(trainable)
+        optimizer = self.make_optimizer(self.parameter_groups(trainable))
         if self._unscales_itself(optimizer):
             raise ValueError(
                 f"--trainer.precision {self.trainer.precision}: a fused optimizer undoes the scaling of gradients itself, so "
@@ -97,6 +97,10 @@ class Stage(L.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self, trainable: list[torch.nn.Parameter]) -> Any:
+        """What the optimizer is made over: all in one group, at its own rate; a stage with several rates gives groups."""
+        return trainable
 
     def configure_gradient_clipping(
         self,

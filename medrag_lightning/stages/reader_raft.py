@@ -10,19 +10,20 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from medrag_lightning.batches import Example, ReaderBatch, Steering
 from medrag_lightning.interfaces import Feed, Reader
 from medrag_lightning.metrics import layers_of
 from medrag_lightning.mixture import Fusion, TunedFusion, tune_fusion
 from medrag_lightning.prompts import PromptTemplate
-from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading, Reading, summary
+from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading, Reading, place_of, summary
 from medrag_lightning.reading.raft_collator import EvidenceLayout, RaftCollator
 from medrag_lightning.reading.steered_systems import check_names, numbered, steered_systems
 from medrag_lightning.records import Prediction
 from medrag_lightning.stages.answer_objective import global_answer_nll, mean_over_processes
 from medrag_lightning.stages.base import Schedule, Stage
+from medrag_lightning.stages.learning_rates import LearningRates, groups_of, train_parts
 
 
 class ReaderRaft(Stage):
@@ -43,6 +44,8 @@ class ReaderRaft(Stage):
         steering: how attention is steered, by system: ``retrieved`` (or ``""``) for `data.source`, under every regime, or a
             name of `data.rivals`. Prompts without evidence are never steered. That of ``retrieved`` holds in `fit`, too, so
             that policy `learned` can learn; leave it out where a reader is to be steered in the test alone (MR-RAG).
+        learning_rates: which parts of the reader are trained, each at its own rate (MIRA's first phase: the projector alone, on
+            captions); null trains all that the reader lets train, at the optimizer's rate.
         critical_layers: the layers that ``layers: critical`` stands for, or the file of stage `critical_layers` that tells
             them; it must have been made with the very reader that is steered.
     """
@@ -65,8 +68,11 @@ class ReaderRaft(Stage):
         allow_order_change: bool = False,
         steering: dict[str, Steering] | None = None,
         critical_layers: list[int] | str | None = None,
+        learning_rates: LearningRates | None = None,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
+        train_parts(reader, learning_rates)
+        self.learning_rates = learning_rates
         if fusion != Fusion() and evidence != "one_per_prompt":
             raise ValueError(f"fusion={fusion} would be ignored: all evidence stands in one prompt; leave it out")
         self.steering = steered_systems(steering, critical_layers, evidence == "one_per_prompt", template.order)
@@ -116,6 +122,10 @@ class ReaderRaft(Stage):
         if self.init_from:
             self.load_weights_from(self.init_from)
         self.shard_reader(self.reader)
+
+    def parameter_groups(self, trainable: list[nn.Parameter]) -> Any:
+        """A group a part of the reader where parts have rates of their own."""
+        return groups_of(self.reader, self.learning_rates, trainable)
 
     def training_step(self, batch: ReaderBatch, batch_idx: int) -> Tensor:
         """Mean answer NLL over the answer tokens of the global batch, in nats."""
@@ -196,7 +206,7 @@ class ReaderRaft(Stage):
         if self.trainer.world_size > 1:
             gathered = [[] for _ in range(self.trainer.world_size)]
             torch.distributed.all_gather_object(gathered, self._readings)
-        readings = sorted((r for part in gathered for r in part), key=lambda r: _place(r.prediction))
+        readings = sorted((r for part in gathered for r in part), key=lambda r: place_of(r.prediction))
         self._readings = []
         self.predictions = [reading.prediction for reading in readings]
         return readings
@@ -205,8 +215,3 @@ class ReaderRaft(Stage):
         for name, value in summary(self._gather()).items():
             metric = f"{phase}/{name}" if phase == "test" else f"{phase}/{name.removeprefix('retrieved/')}"
             self.log(metric, value, prog_bar=phase == "val" and name.endswith(("loss", "accuracy")), sync_dist=True)
-
-
-def _place(prediction: Prediction) -> tuple[str, str, str, float, str, str]:
-    kind, share = ("", 0.0) if prediction.noise is None else (str(prediction.noise.kind), prediction.noise.share)
-    return prediction.regime, prediction.system, kind, share, prediction.variant or "", prediction.query_id

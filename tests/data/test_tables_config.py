@@ -15,6 +15,10 @@ from medrag_lightning.interfaces import Table
 SETTINGS: dict[str, dict[str, Any]] = {
     "CaptionPairs": {"path": "c.csv", "image_root": "i", "missing_images": "skip"},
     "CaptionedImages": {"folder": "f", "captions": "c.csv", "fields": {"caption": "words"}},
+    "CaptionsAsQuestions": {
+        "tables": [{"class_path": "medrag_lightning.data.tables.TextCorpus", "init_args": {"path": "t.jsonl"}}],
+        "max_chars": 400,
+    },
     "DistinctCorpus": {
         "tables": [{"class_path": "medrag_lightning.data.tables.TextCorpus", "init_args": {"path": "t.jsonl"}}],
         "texts": True,

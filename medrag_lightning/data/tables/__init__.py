@@ -6,6 +6,7 @@ patient and study ids. Importing this package needs neither torch nor pandas.
 
 from medrag_lightning.data.tables.caption_pairs import CaptionPairs
 from medrag_lightning.data.tables.captioned_images import CaptionedImages
+from medrag_lightning.data.tables.captions_as_questions import CaptionsAsQuestions
 from medrag_lightning.data.tables.distinct import DistinctCorpus
 from medrag_lightning.data.tables.image_folder_metadata import ImageFolderMetadata
 from medrag_lightning.data.tables.iu_xray import IuXray
@@ -25,6 +26,7 @@ from medrag_lightning.data.tables.vqa_rad import VqaRad
 __all__ = [
     "CaptionPairs",
     "CaptionedImages",
+    "CaptionsAsQuestions",
     "DistinctCorpus",
     "ImageFolderMetadata",
     "IuXray",

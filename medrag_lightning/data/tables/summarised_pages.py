@@ -75,7 +75,7 @@ class SummarisedPages:
 
     def _summaries(self, sections: Sequence[PageSection]) -> dict[str, str]:
         """What the summariser says of each section, by what it is asked."""
-        from medrag_lightning.data.exploration.replies import Replies  # it needs pyarrow, which reading pages does not
+        from medrag_lightning.data.replies import Replies  # it needs pyarrow, which reading pages does not
         from medrag_lightning.interfaces import SummaryTask
 
         told = self.summariser.fingerprint()

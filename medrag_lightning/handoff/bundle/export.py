@@ -32,7 +32,7 @@ from medrag_lightning.handoff.bundle.probes import (
 from medrag_lightning.handoff.bundle.proof import ask_in_clean_process
 from medrag_lightning.handoff.bundle.quiet import no_progress_bars
 from medrag_lightning.handoff.bundle.reader_files import check_reader, save_reader, save_weights
-from medrag_lightning.handoff.bundle.request import Run, Settings
+from medrag_lightning.handoff.bundle.request import Run, Settings, check_settings
 from medrag_lightning.handoff.bundle.rewriters import check_rewriter
 from medrag_lightning.handoff.bundle.source_checks import check_source
 from medrag_lightning.handoff.bundle.sources import extras_of, load_source, save_source, searches, vector_searches
@@ -90,20 +90,7 @@ def _check(answerer: Answerer, settings: Settings) -> None:
             raise ValueError("the query generator and the answering reader are one object; a bundle writes each by itself")
     check_source(answerer.source)
     check_rewriter(answerer.dialogues.rewriter)
-    if settings.probes < 1:
-        raise ValueError(f"--probes must be at least 1, got {settings.probes}: a bundle is proved by its probes")
-    if settings.reader == "adapter" and settings.dtype is not None:
-        raise ValueError(
-            f"--dtype {settings.dtype} would be ignored: with --reader adapter weights keep their types; leave it out"
-        )
-    if settings.abstain_below is not None and not 0 <= settings.abstain_below <= 1:
-        raise ValueError(f"--abstain must be a probability, got {settings.abstain_below}")
-    if settings.corpus == "pointer" and not searches(answerer.source):
-        raise ValueError("--corpus pointer would be ignored: this run has no evidence; leave it out")
-    if settings.onnx:
-        from medrag_lightning.handoff.bundle.onnx_towers import check_onnx_installed
-
-        check_onnx_installed()
+    check_settings(settings, bool(searches(answerer.source)))
 
 
 class _Writing:
@@ -117,9 +104,7 @@ class _Writing:
         self.reader = reader
         probes = choose_probes(run.queries, settings.probes)
         self.generator = run.answerer.generator
-        self.probes = (
-            probes if self.generator is None else [replace(probe, searches=None) for probe in probes]
-        )  # it writes them
+        self.probes = probes if self.generator is None else [replace(probe, searches=None) for probe in probes]
         half = reader.compute_dtype == torch.bfloat16
         self.dtype = settings.dtype or ("bfloat16" if half else "float32")
 

@@ -22,6 +22,7 @@ from medrag_lightning.handoff.bundle.system import read_system
 from medrag_lightning.handoff.bundle.verify import verify_bundle
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.prompts import PromptTemplate
+from medrag_lightning.reading.trace_writer import TraceWriter
 
 
 def load_bundle(folder: str | Path, device: str = "cpu", corpus: str | Path | None = None, verify: bool = True) -> Answerer:
@@ -49,13 +50,16 @@ def _assembled(bundle: Path, root: Path, device: str) -> Answerer:
     source = load_source(told["source"], bundle, device)
     documents = read_documents(root, searches(source))
     settings: dict[str, Any] = {} if told["abstain_below"] is None else {"abstain_below": told["abstain_below"]}
+    reader, template = load_reader(told["reader"], bundle, device), PromptTemplate(**told["template"])
+    if "tracer" in told:
+        settings["tracer"] = TraceWriter(reader, template, told["tracer"]["max_new_tokens"])
     return Answerer(
         HiddenIdentities(source, Identities.read(root / KEY)) if documents else source,
-        load_reader(told["reader"], bundle, device),
+        reader,
         documents,
         ImageStore([root / IMAGES, root / PROBE_IMAGES]),
         root / INDEX,
-        PromptTemplate(**told["template"]),
+        template,
         Fusion(**told["fusion"]),
         told["evidence"],
         told["max_new_tokens"],

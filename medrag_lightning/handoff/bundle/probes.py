@@ -31,7 +31,7 @@ def told_of(answer: Answer, identities: Identities) -> Told:
     """What is compared of an answer; ids of documents are hashed."""
     prediction = answer.prediction
     searches = None if answer.searches is None else [list(one) for one in answer.searches]
-    return {
+    told = {
         "answer": prediction.answer,
         "logp_nats": list(prediction.logp_nats),
         "gold_logp_nats": prediction.gold_logp_nats,
@@ -42,6 +42,7 @@ def told_of(answer: Answer, identities: Identities) -> Told:
         "search_faults": list(answer.search_faults),
         **({} if answer.guarantee is None else {"abstained": answer.abstained, "guarantee": answer.guarantee}),
     }
+    return told | ({} if answer.trace is None else {"trace": answer.trace.text})
 
 
 def write_probes(
@@ -108,6 +109,8 @@ def differences(expected: Sequence[Told], found: Sequence[Told]) -> list[str]:
             faults.append(f"probe {number}: the searches {one['searches']!r} became {other['searches']!r}")
         if any(one.get(name) != other.get(name) for name in ("abstained", "guarantee")):
             faults.append(f"probe {number}: it abstains otherwise, or promises something else")
+        if one.get("trace") != other.get("trace"):
+            faults.append(f"probe {number}: another trace was written")
         if one["cited"] != other["cited"]:
             faults.append(f"probe {number}: other evidence was found")
     return faults

@@ -62,3 +62,21 @@ class Run:
     queries_fingerprint: str
     system: str = ""
     lacks_generator: bool = False
+
+
+def check_settings(settings: Settings, has_evidence: bool) -> None:
+    """ValueError where a setting makes no sense, or would be ignored; `has_evidence`: whether the run searches a corpus."""
+    if settings.probes < 1:
+        raise ValueError(f"--probes must be at least 1, got {settings.probes}: a bundle is proved by its probes")
+    if settings.reader == "adapter" and settings.dtype is not None:
+        raise ValueError(
+            f"--dtype {settings.dtype} would be ignored: with --reader adapter weights keep their types; leave it out"
+        )
+    if settings.abstain_below is not None and not 0 <= settings.abstain_below <= 1:
+        raise ValueError(f"--abstain must be a probability, got {settings.abstain_below}")
+    if settings.corpus == "pointer" and not has_evidence:
+        raise ValueError("--corpus pointer would be ignored: this run has no evidence; leave it out")
+    if settings.onnx:
+        from medrag_lightning.handoff.bundle.onnx_towers import check_onnx_installed
+
+        check_onnx_installed()

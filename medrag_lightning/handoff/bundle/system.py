@@ -47,6 +47,7 @@ def describe_system(answerer: Answerer, reader: Schema, source: Schema, generato
     rewriter = rewriter_spec(answerer.dialogues.rewriter)
     told |= {} if rewriter is None else {"rewriter": rewriter}
     told |= {} if answerer.calibration is None else {"calibration": describe_calibration(answerer.calibration)}
+    told |= {} if answerer.tracer is None else {"tracer": {"max_new_tokens": answerer.tracer.max_new_tokens}}
     assert not validate(told, system_schema()), validate(told, system_schema())
     return told
 
@@ -82,9 +83,10 @@ def system_schema() -> Schema:
         "generator": _generator(reader),
         "rewriter": rewriter_schema(),
         "calibration": calibration_schema(),
+        "tracer": of_object({"max_new_tokens": COUNT}),
     }
     title = "How a medrag_lightning bundle answers"
-    shape = of_object(settings, ["generator", "rewriter", "calibration"])  # which a bundle may lack
+    shape = of_object(settings, ["generator", "rewriter", "calibration", "tracer"])  # which a bundle may lack
     return {"$schema": DIALECT, "title": title, **shape, "$defs": definitions()}
 
 
