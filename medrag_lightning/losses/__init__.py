@@ -33,15 +33,18 @@ from medrag_lightning.losses.fusion import (
     posterior_kl,
 )
 from medrag_lightning.losses.grad_cache import in_chunks
+from medrag_lightning.losses.marginal import Likelihood, answer_logp, joint_nll, mixture_logp
 from medrag_lightning.losses.preference import PreferenceKind, chosen_nll, preference_loss, preference_margin, weighted_mean
 
 __all__ = [
     "ContrastiveKind",
     "FusionLoss",
     "Gold",
+    "Likelihood",
     "PreferenceKind",
     "Prior",
     "Reduction",
+    "answer_logp",
     "answer_nll",
     "answer_scores",
     "candidates_disagree",
@@ -54,12 +57,14 @@ __all__ = [
     "gold_score",
     "in_chunks",
     "info_nce",
+    "joint_nll",
     "leave_one_out",
     "listwise",
     "log_posterior",
     "marginal",
     "marginal_nll",
     "mean_counted",
+    "mixture_logp",
     "posterior_kl",
     "preference_loss",
     "preference_margin",
