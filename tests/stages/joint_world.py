@@ -12,7 +12,7 @@ from medrag_lightning.stages.joint import Joint, JointRates
 
 ADAM = partial(torch.optim.AdamW, lr=1.0)  # the stage gives each part a rate of its own
 RATES = JointRates(reader=3e-3, retriever=1e-2)
-__all__ = ["ADAM", "RATES", "joint", "served"]
+__all__ = ["ADAM", "RATES", "STEADY", "joint", "served"]
 
 
 def joint(made=None, dropout: float = 0.0, optimizer=ADAM, **settings) -> Joint:
