@@ -33,6 +33,7 @@ from medrag_lightning.losses.fusion import (
     posterior_kl,
 )
 from medrag_lightning.losses.grad_cache import in_chunks
+from medrag_lightning.losses.marginal import Likelihood, answer_logp, joint_nll, mixture_logp
 from medrag_lightning.losses.policy import mean_of_others, reinforce, reward
 from medrag_lightning.losses.preference import PreferenceKind, chosen_nll, preference_loss, preference_margin, weighted_mean
 
@@ -40,9 +41,11 @@ __all__ = [
     "ContrastiveKind",
     "FusionLoss",
     "Gold",
+    "Likelihood",
     "PreferenceKind",
     "Prior",
     "Reduction",
+    "answer_logp",
     "answer_nll",
     "answer_scores",
     "candidates_disagree",
@@ -55,6 +58,7 @@ __all__ = [
     "gold_score",
     "in_chunks",
     "info_nce",
+    "joint_nll",
     "leave_one_out",
     "listwise",
     "log_posterior",
@@ -62,6 +66,7 @@ __all__ = [
     "marginal_nll",
     "mean_counted",
     "mean_of_others",
+    "mixture_logp",
     "posterior_kl",
     "preference_loss",
     "preference_margin",

@@ -19,7 +19,7 @@ from medrag_lightning.models.checkpoints import read_trained
 
 Side = Literal["image", "text"]
 HeadKind = Literal["tower", "projection", "lora"]
-STAGE, PREFIX = "retriever_kl", "heads."
+STAGES, PREFIX = ("retriever_kl", "joint"), "heads."
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
@@ -239,8 +239,8 @@ def load_head(head: nn.Module, side: str, weights: Mapping[str, Tensor], where: 
 
 
 def read_heads(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a checkpoint of stage `retriever_kl` says of its heads, and their weights."""
-    return read_trained(path, STAGE, PREFIX, "a head")
+    """What a checkpoint of stage `retriever_kl` or `joint` says of its heads, and their weights."""
+    return read_trained(path, STAGES, PREFIX, "a head")
 
 
 def device_of(encoder: DualEncoder) -> torch.device:

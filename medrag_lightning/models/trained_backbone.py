@@ -16,7 +16,7 @@ from medrag_lightning.models.lora import LoraSettings, settle_adapter
 from medrag_lightning.models.reader_digest import digest
 from medrag_lightning.models.tiny import Loaded, refuse_contradictions
 
-STAGES, PREFIX = ("reader_raft", "reader_preference", "query_generator", "reader_trace"), "reader."
+STAGES, PREFIX = ("reader_raft", "reader_preference", "query_generator", "reader_trace", "joint"), "reader."
 
 
 class TrainedBackbone:
@@ -33,8 +33,8 @@ class TrainedBackbone:
 
     Args:
         backbone: of the checkpoint's reader, configured as in the run that wrote it.
-        checkpoint: the ``.ckpt`` file of a run of stage `reader_raft`, `reader_preference`, `query_generator` or
-            `reader_trace`; tensors and plain JSON only are read from it.
+        checkpoint: the ``.ckpt`` file of a run of stage `reader_raft`, `reader_preference`, `query_generator`, `reader_trace`
+            or `joint`; tensors and plain JSON only are read from it.
         adapter: LoRA settings of the checkpoint's reader; null if it was trained without.
     """
 

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -24,6 +24,8 @@ from medrag_lightning.checkpoint_files import load_whole
 from medrag_lightning.stages import sharding
 
 CHECKPOINT_KEY = "medrag"
+OTHER_PARTS = {"joint": {"reader_raft": "heads.", "retriever_kl": "reader."}}
+"""What a checkpoint of the first stage holds that the second, which reads it, has no place for."""
 
 
 @dataclass(frozen=True)  # no slots: the command line reads defaults through vars()
@@ -83,6 +85,10 @@ class Stage(L.LightningModule):
         """Names of the parameters that train."""
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
+    def parameter_groups(self, trainable: list[nn.Parameter]) -> Any:
+        """What the optimizer is made over: the trainable parameters, or groups of them with a learning rate each."""
+        return trainable
+
     def configure_optimizers(self) -> Any:
         """The optimizer over the trainable parameters alone, and the schedule by step."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -97,10 +103,6 @@ class Stage(L.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def parameter_groups(self, trainable: list[torch.nn.Parameter]) -> Any:
-        """What the optimizer is made over: all in one group, at its own rate; a stage with several rates gives groups."""
-        return trainable
 
     def configure_gradient_clipping(
         self,
@@ -172,14 +174,18 @@ class Stage(L.LightningModule):
         stages = (self.stage_name, *(() if resumes else self.reads))
         self.accept(checked_description(checkpoint, stages, "the checkpoint given as --ckpt_path"))
         # A strategy that shards has loaded the weights itself, and taken them out.
-        self._check_names(checkpoint.get("state_dict") or checkpoint[CHECKPOINT_KEY]["trained"])
+        self._check_names(self.own_part(checkpoint, checkpoint.get("state_dict") or checkpoint[CHECKPOINT_KEY]["trained"]))
 
     def load_weights_from(self, path: str) -> None:
         """Starts from another run's checkpoint: weights only; step, optimizer and data position begin anew."""
-        description, weights = read_checkpoint(path, (self.stage_name, *self.reads))
+        description, weights = read_checkpoint(path, (self.stage_name, *self.reads), self.stage_name)
         self.accept(description)
         self._check_names(weights)
         self.load_state_dict(weights, strict=False)
+
+    def own_part(self, checkpoint: dict[str, Any], names: Iterable[str]) -> list[str]:
+        """The names in a checkpoint of `reads` that are meant for this stage."""
+        return own_names(checkpoint[CHECKPOINT_KEY]["stage"], self.stage_name, names)
 
     def _check_names(self, state: Iterable[str]) -> None:
         missing, unknown = self.trainable_names() - set(state), set(state) - set(self.state_dict())
@@ -191,13 +197,29 @@ class Stage(L.LightningModule):
             )
 
 
-def read_checkpoint(path: str, stage: str | tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and trained weights of a checkpoint of `stage` (or of one of several); ValueError if there is none."""
+def own_names(written_by: str, read_by: str, names: Iterable[str]) -> list[str]:
+    """Those of the weights' names in a checkpoint of one stage that another which reads it has a place for."""
+    other = OTHER_PARTS.get(written_by, {}).get(read_by)
+    return [name for name in names if other is None or not name.startswith(other)]
+
+
+def read_checkpoint(
+    path: str, stage: str | tuple[str, ...], read_by: str | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and trained weights of a checkpoint of `stage` (or of one of several); ValueError if there is none.
+
+    Args:
+        path: the ``.ckpt`` file.
+        stage: that must have written it; the first of several is the one to name.
+        read_by: the stage that the weights are for, which gets its own part of them; None for all.
+    """
     if not Path(path).is_file():
         first = stage if isinstance(stage, str) else stage[0]
         raise ValueError(f"{path}: there is no such checkpoint; fit stage {first} first, or correct the path")
     checkpoint = load_whole(path)
-    return checked_description(checkpoint, stage, path), checkpoint["state_dict"]
+    description, weights = checked_description(checkpoint, stage, path), checkpoint["state_dict"]
+    kept = weights if read_by is None else own_names(checkpoint[CHECKPOINT_KEY]["stage"], read_by, weights)
+    return description, {name: weights[name] for name in kept}
 
 
 def checked_description(checkpoint: dict[str, Any], stage: str | tuple[str, ...], where: str | Path) -> dict[str, Any]:

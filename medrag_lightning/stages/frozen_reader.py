@@ -11,7 +11,7 @@ from medrag_lightning.interfaces import Reader
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.stages.base import read_checkpoint
 
-READER_STAGES = ("reader_raft", "reader_preference")
+READER_STAGES = ("reader_raft", "reader_preference", "joint")
 """Those that train a reader, and describe it alike."""
 
 
@@ -21,7 +21,7 @@ def load_reader(stage: nn.Module, reader: Reader, init_from: str, template: Prom
     Args:
         stage: what the weights' names are relative to.
         reader: restored first.
-        init_from: a checkpoint of stage `reader_raft` or `reader_preference`.
+        init_from: a checkpoint of stage `reader_raft`, `reader_preference` or `joint`.
         template: that of this run; None accepts a reader that was trained with another.
 
     Returns:
@@ -30,7 +30,7 @@ def load_reader(stage: nn.Module, reader: Reader, init_from: str, template: Prom
     Raises:
         ValueError: the checkpoint is of another stage, template or reader.
     """
-    description, weights = read_checkpoint(init_from, READER_STAGES)
+    description, weights = read_checkpoint(init_from, READER_STAGES, READER_STAGES[0])
     if template is not None and description["template"] != template.fingerprint():
         raise ValueError(
             f"{init_from}: the reader was trained with prompt order {description['prompt_order']!r} and another template than "

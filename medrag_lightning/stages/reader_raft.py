@@ -39,7 +39,7 @@ class ReaderRaft(Stage):
         max_new_tokens: longest free-text answer.
         closed_answers: score every choice exactly, or generate and parse strictly (with an `invalid` bucket).
         seed: of dropout.
-        init_from: checkpoint of an earlier run of this stage, or of `reader_preference`, to start from; weights only.
+        init_from: checkpoint of an earlier run of this stage, `reader_preference` or `joint`, to start from; weights only.
         allow_order_change: lets a checkpoint trained with one prompt order be used with the other.
         steering: how attention is steered, by system: ``retrieved`` (or ``""``) for `data.source`, under every regime, or a
             name of `data.rivals`. Prompts without evidence are never steered. That of ``retrieved`` holds in `fit`, too, so
@@ -51,7 +51,7 @@ class ReaderRaft(Stage):
     """
 
     stage_name: ClassVar[str] = "reader_raft"
-    reads: ClassVar[tuple[str, ...]] = ("reader_preference",)
+    reads: ClassVar[tuple[str, ...]] = ("reader_preference", "joint")
 
     def __init__(
         self,

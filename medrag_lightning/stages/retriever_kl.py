@@ -61,8 +61,8 @@ class RetrieverKl(Stage):
         reader_chunk: prompts that `reader` gets at a time; it changes no number.
         template: how `reader`'s prompts are built.
         seed: of dropout.
-        init_from: checkpoint of an earlier run of this stage; heads that do not train here are carried along (JOMED: the image
-            head's run starts from the text head's).
+        init_from: checkpoint of an earlier run of this stage, or of `joint`; heads that do not train here are carried along
+            (JOMED: the image head's run starts from the text head's).
 
     Validation logs, for these heads and with the prefix ``frozen_`` for the retriever before training, the numbers of
     `distill_metrics.pool_metrics`; `val/loss` is what the best weights are chosen by. `val/objective` is the training loss:
@@ -70,6 +70,7 @@ class RetrieverKl(Stage):
     """
 
     stage_name: ClassVar[str] = "retriever_kl"
+    reads: ClassVar[tuple[str, ...]] = ("joint",)
     loss_unit: ClassVar[str] = "train: distillation loss; validation: gold NLL (nats)"  # on plots
 
     def __init__(
@@ -144,7 +145,7 @@ class RetrieverKl(Stage):
 
     def load_weights_from(self, path: str) -> None:
         """Starts from another run's heads; those of sides that do not train here are carried along, frozen."""
-        description, state = read_checkpoint(path, self.stage_name)
+        description, state = read_checkpoint(path, (self.stage_name, *self.reads), self.stage_name)
         weights = {name.removeprefix("heads."): value for name, value in state.items()}
         self.heads.start_from(description["heads"], weights, path)
 
