@@ -20,7 +20,7 @@ from medrag_lightning.batches import Example, ReaderBatch, Steering, pixel_sha25
 from medrag_lightning.calibration import Calibration
 from medrag_lightning.data.examples import example_of
 from medrag_lightning.data.images import ImageStore
-from medrag_lightning.interfaces import CandidateSource, OpenImage, Reader
+from medrag_lightning.interfaces import CandidateSource, CandidateWeigher, OpenImage, Reader
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading
@@ -64,6 +64,7 @@ class Answerer:
             questions of a test with `data.searches.table`; None asks every corpus with the question.
         calibration: how many candidates are read, when none are searched for, and when it abstains (verb `calibrate`), in
             place of `abstain_below`. It must have been made with this source, reader, prompt, corpus and evidence.
+        candidate_reranker: weighs candidates that are read one a prompt, in place of `fusion`, as of the stage `reader_raft`.
     """
 
     def __init__(
@@ -83,13 +84,16 @@ class Answerer:
         abstain_below: float | None = None,
         generator: SearchWriter | None = None,
         calibration: Calibration | None = None,
+        candidate_reranker: CandidateWeigher | None = None,
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
         self.abstain_below = abstain_below
         self.source, self.reader, self.open_image, self.low_margin = source, reader, open_image, low_margin
-        self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers)
+        self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers, candidate_reranker)
         one_per_prompt = evidence == "one_per_prompt"
+        if candidate_reranker is not None and not one_per_prompt:
+            raise ValueError("candidate_reranker would be ignored: all evidence stands in one prompt; leave it out")
         steered = steered_systems(None if steering is None else {"": steering}, None, one_per_prompt, template.order)
         self.collate = RaftCollator(reader.processor, template, one_per_prompt, training=False, steering=steered)
         self._asked: dict[ImageRef, Image] = {}
@@ -116,6 +120,8 @@ class Answerer:
         if calibration is not None:
             if self.abstain_below is not None or self.batch_reader.closed != "scored":
                 raise ValueError("a calibration says itself when to abstain, by scored answers: leave abstain_below out")
+            if self.batch_reader.weigher is not None:
+                raise ValueError("a calibration knows fusion by retrieval scores alone: leave the re-ranker or it out")
             calibration.check(**self._about())
         self._calibration = calibration
 

@@ -98,6 +98,7 @@ def answerer_and_data(
         stage.batch_reader.closed,
         steering=stage.numbered_steering().get(system),
         generator=writer,
+        candidate_reranker=stage.batch_reader.weigher,
     )
     return answerer, data
 

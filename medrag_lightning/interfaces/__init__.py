@@ -37,10 +37,12 @@ from medrag_lightning.interfaces.serving import (
     Table,
 )
 from medrag_lightning.interfaces.tracing import Teacher, TraceStep, TraceTask
+from medrag_lightning.interfaces.weighing import CandidateWeigher, LearnedWeigher
 
 __all__ = [
     "AttentionReader",
     "CandidateSource",
+    "CandidateWeigher",
     "CollatingStage",
     "Collator",
     "DualEncoder",
@@ -50,6 +52,7 @@ __all__ = [
     "Feed",
     "JudgeTask",
     "LearnedFusion",
+    "LearnedWeigher",
     "ModalityRouter",
     "OpenImage",
     "Processor",

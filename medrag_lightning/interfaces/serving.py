@@ -35,10 +35,10 @@ Collator = Callable[[Sequence[Any]], Any]
 """A list of examples to a batch; runs in loader workers."""
 
 
-Feed = Literal["reading", "corpus", "scoring", "pairs", "distillation", "fusion", "preference", "searches"]
+Feed = Literal["reading", "corpus", "scoring", "pairs", "distillation", "fusion", "preference", "searches", "candidates"]
 """What a data module serves to a stage: examples to read, documents to embed, (query, condition) examples to score, image-text
-pairs, queries with their pools of scored candidates, the similarities of such pools, preference pairs, or questions to write
-searches for."""
+pairs, queries with their pools of scored candidates, the similarities of such pools, preference pairs, questions to write
+searches for, or candidates with what the reader said with each."""
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ from medrag_lightning.losses.distillation import (
     leave_one_out,
     log_posterior,
     marginal_nll,
+    mixture_nll,
     retriever_kl,
     retriever_logp,
     teacher_logq,
@@ -31,6 +32,7 @@ from medrag_lightning.losses.fusion import (
     marginal,
     mean_counted,
     posterior_kl,
+    right_candidates,
 )
 from medrag_lightning.losses.grad_cache import in_chunks
 from medrag_lightning.losses.preference import PreferenceKind, chosen_nll, preference_loss, preference_margin, weighted_mean
@@ -60,11 +62,13 @@ __all__ = [
     "marginal",
     "marginal_nll",
     "mean_counted",
+    "mixture_nll",
     "posterior_kl",
     "preference_loss",
     "preference_margin",
     "retriever_kl",
     "retriever_logp",
+    "right_candidates",
     "siglip",
     "teacher_logq",
     "weighted_mean",

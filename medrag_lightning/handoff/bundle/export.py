@@ -16,6 +16,7 @@ from medrag_lightning import __version__
 from medrag_lightning.answering import Answerer
 from medrag_lightning.artifacts import fingerprint, sha256_file, write_bytes, write_json
 from medrag_lightning.handoff.bundle import card, layout
+from medrag_lightning.handoff.bundle.candidate_rerankers import check_candidate_reranker, save_candidate_reranker
 from medrag_lightning.handoff.bundle.corpus import write_corpus
 from medrag_lightning.handoff.bundle.generator import check_generator, how_of, save_generator
 from medrag_lightning.handoff.bundle.identities import Identities
@@ -86,6 +87,7 @@ def _check(answerer: Answerer, settings: Settings) -> None:
         check_generator(answerer.generator, settings.reader)
         if answerer.generator.reader is answerer.reader:
             raise ValueError("the query generator and the answering reader are one object; a bundle writes each by itself")
+    check_candidate_reranker(answerer.batch_reader.weigher)
     check_source(answerer.source)
     if settings.probes < 1:
         raise ValueError(f"--probes must be at least 1, got {settings.probes}: a bundle is proved by its probes")
@@ -135,7 +137,8 @@ class _Writing:
         evidence = write_corpus(self.answerer.source, made, self.root, self.identities, self.answerer.open_image, self.report)
         self.identities.write(self.root / layout.KEY)
         write_probes(self.root, self.probes, expected, self.identities, self.answerer._open)
-        system = describe_system(self.answerer, spec, source, generator) | {"abstain_below": self.settings.abstain_below}
+        weigher = save_candidate_reranker(self.answerer.batch_reader.weigher, self.bundle)
+        system = describe_system(self.answerer, spec, source, generator, weigher) | {"abstain_below": self.settings.abstain_below}
         write_json(self.bundle / layout.SYSTEM, system)
         write_json(self.bundle / layout.SYSTEM_SCHEMA, system_schema())
         fingerprints |= {

@@ -9,9 +9,10 @@ from typing import Any
 from medrag_lightning.answering import Answerer
 from medrag_lightning.batches import Steering
 from medrag_lightning.handoff.bundle.json_schema import DIALECT, read_json_limited, validate
-from medrag_lightning.handoff.bundle.layout import SCHEMA, SYSTEM
+from medrag_lightning.handoff.bundle.layout import CANDIDATE_RERANKER, SCHEMA, SYSTEM
 from medrag_lightning.handoff.bundle.settings_schema import (
     COUNT,
+    FLAG,
     NAME,
     Schema,
     of_class,
@@ -19,14 +20,16 @@ from medrag_lightning.handoff.bundle.settings_schema import (
     of_type,
 )
 from medrag_lightning.handoff.bundle.source_schema import definitions
-from medrag_lightning.mixture import Fusion
+from medrag_lightning.mixture import GROUPS, Fusion
 from medrag_lightning.prompts import ADDED, PromptTemplate
 from medrag_lightning.reading.batch_reader import ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout
 
 
-def describe_system(answerer: Answerer, reader: Schema, source: Schema, generator: Schema | None) -> dict[str, Any]:
-    """The settings of an answerer as plain JSON; `reader`, `source` and `generator` are the entries of what was written."""
+def describe_system(
+    answerer: Answerer, reader: Schema, source: Schema, generator: Schema | None, candidate_reranker: Schema | None = None
+) -> dict[str, Any]:
+    """The settings of an answerer as plain JSON; the other arguments are the entries of what was written."""
     batch, steering = answerer.batch_reader, answerer.collate.steering.get("")
     told = {
         "schema": SCHEMA,
@@ -42,6 +45,7 @@ def describe_system(answerer: Answerer, reader: Schema, source: Schema, generato
         "abstain_below": None,
     }
     told |= {} if generator is None else {"generator": generator}  # without one, earlier versions can load it, too
+    told |= {} if candidate_reranker is None else {"candidate_reranker": candidate_reranker}
     assert not validate(told, system_schema()), validate(told, system_schema())
     return told
 
@@ -75,15 +79,31 @@ def system_schema() -> Schema:
         "steering": {"anyOf": [{"type": "null"}, of_class(Steering)]},
         "abstain_below": {"anyOf": [{"type": "null"}, number]},
         "generator": _generator(reader),
+        "candidate_reranker": _candidate_reranker(),
     }
     title = "How a medrag_lightning bundle answers"
-    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator"]), "$defs": definitions()}
+    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator", "candidate_reranker"]), "$defs": definitions()}
 
 
 def _generator(reader: Schema) -> Schema:
     corpora = {"type": "array", "items": NAME, "minItems": 1}
     settings = {"reader": reader, "template": of_class(PromptTemplate, ADDED), "corpora": corpora, "max_new_tokens": COUNT}
     return of_object(settings)
+
+
+def _candidate_reranker() -> Schema:
+    scales = {"type": "array", "items": {"type": "number"}}
+    gate = {"anyOf": [{"type": ["number", "null"], "minimum": 0, "maximum": 1}, {"enum": ["learned", "by_question"]}]}
+    settings = {
+        "features": {"type": "array", "items": {"enum": list(GROUPS)}, "minItems": 1},
+        "gate": gate,
+        "width": COUNT | {"maximum": 4096},
+        "heads": COUNT,
+        "dropout": {"type": "number", "minimum": 0, "maximum": 1},
+        "sees_question": FLAG,
+    }
+    told = {"settings": of_object(settings), "names": {"type": "array", "items": NAME}, "mean": scales, "std": scales}
+    return of_object({"description": of_object(told), "file": {"const": CANDIDATE_RERANKER}})
 
 
 def _merged() -> Schema:
