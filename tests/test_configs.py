@@ -59,6 +59,7 @@ def test_every_file_is_tested_here():
     stages = {"critical_layers", "embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"}
     stages |= {"retriever_kl", "retriever_kl_small", "retriever_kl_jomed", "fusion_nce", "reader_preference", "query_generator"}
     stages |= {"retriever_contrastive_factual", "explore"}  # cli/test_cli_explore.py
+    stages |= {"candidate_reranker"}  # test_candidate_reranker_config.py
     assert set(names("stages")) <= stages, "a new stage needs a run of its own here"
 
 

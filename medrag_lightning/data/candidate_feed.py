@@ -1,4 +1,4 @@
-"""Questions with the candidates of the data's source and what a frozen reader said with each alone, for `candidate_reranker`."""
+"""Questions with their candidates, and what a frozen reader said with each alone, for stage `candidate_reranker`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class CandidateFeed:
     def prediction(self) -> CandidateItems:
         """Nothing is predicted."""
         raise ValueError(
-            "stage candidate_reranker predicts nothing; give what it learned to reader_raft (model.init_args.candidate_reranker)"
+            "stage candidate_reranker predicts nothing; reader_raft answers with it (model.init_args.candidate_reranker)"
         )
 
     def _items(self, split: Split) -> CandidateItems:

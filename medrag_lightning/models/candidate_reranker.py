@@ -148,8 +148,8 @@ class CandidateReranker(nn.Module):
 
     def restore(self, description: Mapping[str, Any]) -> None:
         """The scales of a checkpoint; ValueError where its settings or its features are others."""
-        told = {name: description[name] for name in ("settings", "names")}
-        mine = {"settings": self.settings(), "names": list(FEATURES)}
+        told = {**description["settings"], "names": description["names"]}
+        mine = {**self.settings(), "names": list(FEATURES)}
         refuse_contradictions(mine, told, "candidate re-ranker")
         self._scale(torch.tensor(description["mean"]), torch.tensor(description["std"]))
 

@@ -39,7 +39,7 @@ class CandidateRerankerStage(Stage):
         seed: of dropout.
         init_from: checkpoint of an earlier run of this stage; weights only.
 
-    Validation and test log ``loss`` (the negative log-likelihood, nats a question) and ``accuracy`` (closed questions), the same
+    Validation and test log ``loss`` (negative log-likelihood, nats a question) and ``accuracy`` (closed questions), the same
     for equal weights (``uniform_``) and the first candidate alone (``first_``), and ``oracle_`` and ``chance_accuracy``. A test
     writes them to the run folder as ``candidate_comparison.json``.
     """

@@ -46,6 +46,7 @@ from medrag_lightning.data.fusion_feed import FusionPlan
 from medrag_lightning.data.module import MedragData
 from medrag_lightning.metrics.bootstrap import Floats, Statistic, ratio, weighted_mean
 from medrag_lightning.models.candidate_reranker import CandidateReranker, TrainedCandidateReranker
+from medrag_lightning.models.similarity_fusion import TrainedFusion
 from medrag_lightning.records import Split
 from medrag_lightning.stages.base import Schedule
 from medrag_lightning.stages.candidate_metrics import candidates_right, weighing_metrics
@@ -69,10 +70,7 @@ def read_run(run: Path, top: int | None) -> tuple[Parts, dict[str, tuple[str, st
     table = settings.pop("fusion")["table"]
     if top is not None:
         best = next(iter(sorted((run / "checkpoints").glob("best-*.ckpt"))))
-        learned = {
-            "class_path": "medrag_lightning.models.similarity_fusion.TrainedFusion",
-            "init_args": {"checkpoint": str(best)},
-        }
+        learned = {"class_path": f"{TrainedFusion.__module__}.TrainedFusion", "init_args": {"checkpoint": str(best)}}
         search = {"pool": settings["source"], "fusion": learned, "top": top}
         settings["source"] = {"class_path": "medrag_lightning.retrieval.fused.FusedSearch", "init_args": search}
     parser = ArgumentParser()

@@ -116,9 +116,7 @@ class _Writing:
         self.reader = reader
         probes = choose_probes(run.queries, settings.probes)
         self.generator = run.answerer.generator
-        self.probes = (
-            probes if self.generator is None else [replace(probe, searches=None) for probe in probes]
-        )  # it writes them
+        self.probes = probes if self.generator is None else [replace(probe, searches=None) for probe in probes]
         half = reader.compute_dtype == torch.bfloat16
         self.dtype = settings.dtype or ("bfloat16" if half else "float32")
 
@@ -138,7 +136,8 @@ class _Writing:
         self.identities.write(self.root / layout.KEY)
         write_probes(self.root, self.probes, expected, self.identities, self.answerer._open)
         weigher = save_candidate_reranker(self.answerer.batch_reader.weigher, self.bundle)
-        system = describe_system(self.answerer, spec, source, generator, weigher) | {"abstain_below": self.settings.abstain_below}
+        system = describe_system(self.answerer, spec, source, generator, weigher)
+        system |= {"abstain_below": self.settings.abstain_below}
         write_json(self.bundle / layout.SYSTEM, system)
         write_json(self.bundle / layout.SYSTEM_SCHEMA, system_schema())
         fingerprints |= {

@@ -81,8 +81,8 @@ def system_schema() -> Schema:
         "generator": _generator(reader),
         "candidate_reranker": _candidate_reranker(),
     }
-    title = "How a medrag_lightning bundle answers"
-    return {"$schema": DIALECT, "title": title, **of_object(settings, ["generator", "candidate_reranker"]), "$defs": definitions()}
+    told = of_object(settings, ["generator", "candidate_reranker"])
+    return {"$schema": DIALECT, "title": "How a medrag_lightning bundle answers", **told, "$defs": definitions()}
 
 
 def _generator(reader: Schema) -> Schema:
