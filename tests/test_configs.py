@@ -61,7 +61,7 @@ def test_every_file_is_tested_here():
     stages = {"critical_layers", "embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"}
     stages |= {"retriever_kl", "retriever_kl_small", "retriever_kl_jomed", "fusion_nce", "reader_preference", "query_generator"}
     stages |= {"retriever_contrastive_factual", "explore", "trace"}  # cli/test_cli_explore.py, cli/test_cli_trace.py
-    stages |= {"reader_trace", "joint"}  # test_reader_trace_config.py, test_joint_config.py
+    stages |= {"reader_trace", "joint", "candidate_reranker"}  # a test_..._config.py each
     assert set(names("stages")) <= stages, "a new stage needs a run of its own here"
 
 

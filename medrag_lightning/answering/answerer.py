@@ -22,7 +22,7 @@ from medrag_lightning.batches import Example, ReaderBatch, Steering, pixel_sha25
 from medrag_lightning.calibration import Calibration
 from medrag_lightning.data.examples import example_of
 from medrag_lightning.data.images import ImageStore
-from medrag_lightning.interfaces import CandidateSource, OpenImage, Reader, Rewriter
+from medrag_lightning.interfaces import CandidateSource, CandidateWeigher, OpenImage, Reader, Rewriter
 from medrag_lightning.mixture import Fusion
 from medrag_lightning.prompts import PromptTemplate
 from medrag_lightning.reading.batch_reader import BatchReader, ClosedReading
@@ -68,6 +68,7 @@ class Answerer:
             searches with the question as it is. The reader gets the question itself.
         tracer: writes a trace for each question, with this reader (stage `reader_trace`): it keeps some of the evidence,
             answers, rethinks, and answers for good. None answers at once.
+        candidate_reranker: weighs candidates that are read one a prompt, in place of `fusion`, as of the stage `reader_raft`.
     """
 
     def __init__(
@@ -89,14 +90,17 @@ class Answerer:
         calibration: Calibration | None = None,
         rewriter: Rewriter | None = None,
         tracer: TraceWriter | None = None,
+        candidate_reranker: CandidateWeigher | None = None,
     ) -> None:
         if not 0 <= low_margin <= 1:
             raise ValueError(f"low_margin must be in [0, 1], got {low_margin}")
         self._calibration: Calibration | None = None
         self.abstain_below = abstain_below
         self.source, self.reader, self.open_image, self.low_margin = source, reader, open_image, low_margin
-        self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers)
+        self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers, candidate_reranker)
         one_per_prompt = evidence == "one_per_prompt"
+        if candidate_reranker is not None and not one_per_prompt:
+            raise ValueError("candidate_reranker would be ignored: all evidence stands in one prompt; leave it out")
         steered = steered_systems(None if steering is None else {"": steering}, None, one_per_prompt, template.order)
         self.collate = RaftCollator(reader.processor, template, one_per_prompt, training=False, steering=steered)
         self._asked: dict[ImageRef, Image] = {}

@@ -44,6 +44,8 @@ def check_calibration(answerer: Answerer, calibration: Calibration) -> None:
         raise ValueError("a calibration is of answers that are given at once, and this system writes traces")
     if answerer.abstain_below is not None or answerer.batch_reader.closed != "scored":
         raise ValueError("a calibration says itself when to abstain, by scored answers: leave abstain_below out")
+    if answerer.batch_reader.weigher is not None:
+        raise ValueError("a calibration knows fusion by retrieval scores alone: leave the re-ranker or it out")
     about: dict[str, Callable[[], Any]] = {
         "reader": answerer.reader.fingerprint,
         "template": answerer.template.fingerprint,

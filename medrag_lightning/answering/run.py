@@ -109,6 +109,7 @@ def _settings(config: str | Path, stage: ReaderRaft | ReaderTrace, fusion: Fusio
             "max_new_tokens": stage.batch_reader.max_new_tokens,
             "closed_answers": stage.batch_reader.closed,
             "steering": stage.numbered_steering().get(system),
+            "candidate_reranker": stage.batch_reader.weigher,
         }
     if fusion is not None:
         raise ValueError(f"{config}: fusion={fusion} would be ignored: a reader of traces reads all evidence in one prompt")

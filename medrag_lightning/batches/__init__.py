@@ -5,12 +5,14 @@ Shape suffixes, used for every tensor in this project:
     B  queries in a batch            K  candidates of a query         C  closed answers of a query
     P  prompts in a batch            R  rows = (prompt, answer) pairs T  tokens of a prompt, padded
     L  tokens of an answer, padded   V  vocabulary                    M  similarity channels
-    D  width of an embedding         N  items of a data set           F  bins, folds, resamples
+    D  width of an embedding         N  items of a data set           F  bins, folds, resamples; features
+    Q  features of a question
 
 An *example* is one query with its evidence and open images, not tokenised: what the data module serves. A *prompt* is a
 list of segments. A *reader batch* is P encoded prompts and the R answer rows that are to be scored after them.
 """
 
+from medrag_lightning.batches.candidates import CandidateBatch
 from medrag_lightning.batches.fusion import FusionBatch
 from medrag_lightning.batches.preference import PreferenceBatch, PreferenceExample
 from medrag_lightning.batches.reading import (
@@ -40,6 +42,7 @@ __all__ = [
     "SEGMENTS",
     "AnswerRows",
     "AttentionMass",
+    "CandidateBatch",
     "CandidatePool",
     "Direction",
     "DistillExample",

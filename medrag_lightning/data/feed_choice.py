@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from medrag_lightning.data.augment import Augmentation
+from medrag_lightning.data.candidate_feed import CandidateFeed
 from medrag_lightning.data.distillation_feed import DistillationFeed, DistillationPlan
 from medrag_lightning.data.feeds import CorpusFeed, Feed, ReadingFeed, World
 from medrag_lightning.data.fusion_feed import FusionFeed, FusionPlan
@@ -46,6 +47,8 @@ def feed_of(kind: str, world: World, plans: Plans) -> Feed:
         return PairFeed(world, plans.pairs or PairPlan(), plans.augmentation)
     if kind == "fusion":
         return FusionFeed(world, plans.fusion or FusionPlan())
+    if kind == "candidates":
+        return CandidateFeed(world, plans.fusion or FusionPlan())
     if kind == "preference":
         return PreferenceFeed(world, plans.preference or PreferencePlan())
     if kind == "searches":

@@ -63,7 +63,7 @@ class MedragData(L.LightningDataModule):
         scoring: what the stage `score` scores.
         pairs: how the stage `retriever_contrastive` splits the corpus.
         distillation: which scores the stage `retriever_kl` learns from.
-        fusion: which scores and similarities the stage `fusion_nce` learns from.
+        fusion: which scores and similarities `fusion_nce` learns from; `candidate_reranker` of its table alone.
         noise: what spoilt evidence `test` reports on, beside the ordinary one (`validate`: for `source` alone); null for none.
         knowledge: the evidence sets and the other image that show what a reader relies on: what `scoring.conditions.knowledge`
             scores, what pairs are built from, and what `test` asks again; null for none.

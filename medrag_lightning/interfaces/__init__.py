@@ -44,11 +44,13 @@ from medrag_lightning.interfaces.serving import (
 )
 from medrag_lightning.interfaces.summarising import Summariser, SummaryTask
 from medrag_lightning.interfaces.tracing import Teacher, TraceStep, TraceTask
+from medrag_lightning.interfaces.weighing import CandidateWeigher, LearnedWeigher
 
 __all__ = [
     "AttentionReader",
     "BringsDocuments",
     "CandidateSource",
+    "CandidateWeigher",
     "CollatingStage",
     "Collator",
     "DualEncoder",
@@ -58,6 +60,7 @@ __all__ = [
     "Feed",
     "JudgeTask",
     "LearnedFusion",
+    "LearnedWeigher",
     "LoadingRewriter",
     "ModalityRouter",
     "OpenImage",

@@ -35,10 +35,12 @@ Collator = Callable[[Sequence[Any]], Any]
 """A list of examples to a batch; runs in loader workers."""
 
 
-Feed = Literal["reading", "corpus", "scoring", "pairs", "distillation", "fusion", "preference", "searches", "traces"]
+Feed = Literal[
+    "reading", "corpus", "scoring", "pairs", "distillation", "fusion", "preference", "searches", "traces", "candidates"
+]
 """What a data module serves to a stage: examples to read, documents to embed, (query, condition) examples to score, image-text
 pairs, queries with their pools of scored candidates, the similarities of such pools, preference pairs, questions to write
-searches for, or examples with the trace that is to be written."""
+searches for, examples with the trace that is to be written, or candidates with what the reader said with each."""
 
 
 @runtime_checkable

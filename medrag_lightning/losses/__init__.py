@@ -19,6 +19,7 @@ from medrag_lightning.losses.distillation import (
     leave_one_out,
     log_posterior,
     marginal_nll,
+    mixture_nll,
     retriever_kl,
     retriever_logp,
     teacher_logq,
@@ -31,6 +32,7 @@ from medrag_lightning.losses.fusion import (
     marginal,
     mean_counted,
     posterior_kl,
+    right_candidates,
 )
 from medrag_lightning.losses.grad_cache import in_chunks
 from medrag_lightning.losses.marginal import Likelihood, answer_logp, joint_nll, mixture_logp
@@ -67,6 +69,7 @@ __all__ = [
     "mean_counted",
     "mean_of_others",
     "mixture_logp",
+    "mixture_nll",
     "posterior_kl",
     "preference_loss",
     "preference_margin",
@@ -74,6 +77,7 @@ __all__ = [
     "retriever_kl",
     "retriever_logp",
     "reward",
+    "right_candidates",
     "siglip",
     "teacher_logq",
     "weighted_mean",

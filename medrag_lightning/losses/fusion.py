@@ -110,6 +110,27 @@ def marginal(
     return nll_B.masked_fill(~counts_B, 0.0), counts_B
 
 
+def right_candidates(logw_BK: Tensor, right_BK: Tensor, valid_BK: Tensor) -> tuple[Tensor, Tensor]:
+    """-sum_k t_k log w_k of each query, in nats: cross-entropy with equal shares t of the candidates that are right alone.
+
+    Perfect value: log of the number of right candidates, with equal weights on them and none on the others. Gradient by the
+    logit of candidate k (w a softmax): ``w_k - t_k``.
+
+    Args:
+        logw_BK: log-weights, normalised over the real candidates; -inf on padding.
+        right_BK: True on candidates with which the reader is right.
+        valid_BK: True on real candidates.
+
+    Returns:
+        float32 (B,), 0 where the query does not count, and bool (B,): whether some candidates are right and some are wrong.
+    """
+    right_BK = right_BK & valid_BK
+    counts_B = right_BK.any(1) & (valid_BK & ~right_BK).any(1)
+    share_BK = right_BK.float() / right_BK.sum(1, keepdim=True).clamp(min=1)
+    value_B = -(share_BK * logw_BK.float().masked_fill(~right_BK, 0.0)).sum(1)
+    return value_B.masked_fill(~counts_B, 0.0), counts_B
+
+
 def mean_counted(value_B: Tensor, counts_B: Tensor) -> Tensor:
     """Mean over the queries that count; 0, with a zero gradient, where none does."""
     return value_B.masked_fill(~counts_B, 0.0).sum() / counts_B.sum().clamp(min=1)

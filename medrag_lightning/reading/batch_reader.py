@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medrag_lightning import metrics
 from medrag_lightning.batches import Example, ReaderBatch, ReaderPart
-from medrag_lightning.interfaces import Reader
+from medrag_lightning.interfaces import CandidateWeigher, Reader
 from medrag_lightning.mixture import Fusion, log_softmax, vote_open
 from medrag_lightning.records import AnswerType, Prediction
 
@@ -60,10 +60,21 @@ class BatchReader:
         max_new_tokens: longest generated answer.
         fusion: how candidates that are read one a prompt become one answer.
         closed: how closed questions are answered.
+        weigher: weighs candidates by what they say, in place of `fusion`, which then mixes alone; None for `fusion`.
     """
 
-    def __init__(self, reader: Reader, max_new_tokens: int, fusion: Fusion, closed: ClosedReading) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        max_new_tokens: int,
+        fusion: Fusion,
+        closed: ClosedReading,
+        weigher: CandidateWeigher | None = None,
+    ) -> None:
+        if weigher is not None:
+            check_weigher(fusion, closed)
         self.reader, self.max_new_tokens, self.fusion, self.closed = reader, max_new_tokens, fusion, closed
+        self.weigher = weigher
 
     @torch.no_grad()
     def read(self, batch: ReaderBatch) -> list[Reading]:
@@ -98,11 +109,17 @@ class BatchReader:
         of = of.reordered(order.tolist())
         weight_K = np.ones(1)
         if len(order) > 1:
-            chosen = [example.candidates[place] for place in of.candidates]
-            weight_K = self.fusion.weights([c.score for c in chosen], [str(c.channel) for c in chosen])
+            weight_K = self._weights(example, of)
         if example.query.answer_type is AnswerType.CLOSED:
             return self._closed(example, of, weight_K)
         return self._open(example, of, weight_K)
+
+    def _weights(self, example: Example, of: _OfQuery) -> Floats:
+        chosen = [example.candidates[place] for place in of.candidates]
+        if self.weigher is None:
+            return self.fusion.weights([c.score for c in chosen], [str(c.channel) for c in chosen])
+        closed = example.query.answer_type is AnswerType.CLOSED
+        return self.weigher.weights(example.query, chosen, log_softmax(np.array(of.logps), axis=1) if closed else None)
 
     def _closed(self, example: Example, of: _OfQuery, weight_K: Floats) -> Reading:
         query = example.query
@@ -133,6 +150,19 @@ class BatchReader:
         said = prediction_of(example, raw or None, raw, known)
         mixed = _candidates(of, weight_K, rows, [words or None for words in of.words])
         return Reading(replace(said, gold_tokens=tokens, **mixed), math.nan if known is None else -known)
+
+
+def check_weigher(fusion: Fusion, closed: ClosedReading) -> None:
+    """ValueError where a setting would be ignored beside a weigher, or where it would not see what it learned from."""
+    if replace(fusion, mode=Fusion().mode) != Fusion():
+        raise ValueError(
+            f"fusion={fusion}: its temperature, normalisation and head weights would be ignored, a re-ranker weighs the "
+            "candidates; leave them out"
+        )
+    if fusion.mode != "probability_mixture":
+        raise ValueError("a re-ranker has learned weights of a probability mixture; leave out fusion.mode logit_mixture")
+    if closed != "scored":
+        raise ValueError("a re-ranker looks at scored answers; leave out closed_answers generated")
 
 
 def _candidates(

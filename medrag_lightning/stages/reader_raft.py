@@ -13,7 +13,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from medrag_lightning.batches import Example, ReaderBatch, Steering
-from medrag_lightning.interfaces import Feed, Reader
+from medrag_lightning.interfaces import CandidateWeigher, Feed, Reader
 from medrag_lightning.metrics import layers_of
 from medrag_lightning.mixture import Fusion, TunedFusion, tune_fusion
 from medrag_lightning.prompts import PromptTemplate
@@ -48,6 +48,8 @@ class ReaderRaft(Stage):
             captions); null trains all that the reader lets train, at the optimizer's rate.
         critical_layers: the layers that ``layers: critical`` stands for, or the file of stage `critical_layers` that tells
             them; it must have been made with the very reader that is steered.
+        candidate_reranker: weighs candidates by what they say (`models.candidate_reranker.TrainedCandidateReranker`) in place
+            of `fusion`; for evidence ``one_per_prompt``. It has no part in training, nor in what a checkpoint is.
     """
 
     stage_name: ClassVar[str] = "reader_raft"
@@ -69,17 +71,20 @@ class ReaderRaft(Stage):
         steering: dict[str, Steering] | None = None,
         critical_layers: list[int] | str | None = None,
         learning_rates: LearningRates | None = None,
+        candidate_reranker: CandidateWeigher | None = None,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
         train_parts(reader, learning_rates)
         self.learning_rates = learning_rates
+        if candidate_reranker is not None and evidence != "one_per_prompt":
+            raise ValueError("candidate_reranker would be ignored: all evidence stands in one prompt; leave it out")
         if fusion != Fusion() and evidence != "one_per_prompt":
             raise ValueError(f"fusion={fusion} would be ignored: all evidence stands in one prompt; leave it out")
         self.steering = steered_systems(steering, critical_layers, evidence == "one_per_prompt", template.order)
         self.critical_layers = critical_layers
         self.mark_roles = False  # a callback that looks at attention sets it before evaluation batches are made
         self.reader, self.template, self.evidence, self.fusion = reader, template, evidence, fusion
-        self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers)
+        self.batch_reader = BatchReader(reader, max_new_tokens, fusion, closed_answers, candidate_reranker)
         self.init_from, self.allow_order_change = init_from, allow_order_change
         self.predictions: list[Prediction] = []
         self.tuned_fusion: TunedFusion | None = None
@@ -165,7 +170,7 @@ class ReaderRaft(Stage):
     def on_validation_epoch_end(self) -> None:
         """Gathers the predictions of all processes and logs their metrics; `validate` tunes the fusion on them."""
         self._finish("val")
-        if self.trainer.state.fn == "validate":
+        if self.trainer.state.fn == "validate" and self.batch_reader.weigher is None:
             self.tuned_fusion = tune_fusion([p for p in self.predictions if p.is_ordinary], self.fusion)
 
     def on_test_epoch_end(self) -> None:

@@ -16,6 +16,7 @@ from medrag_lightning import __version__
 from medrag_lightning.answering import Answerer
 from medrag_lightning.artifacts import fingerprint, sha256_file, write_bytes, write_json
 from medrag_lightning.handoff.bundle import card, layout
+from medrag_lightning.handoff.bundle.candidate_rerankers import check_candidate_reranker, save_candidate_reranker
 from medrag_lightning.handoff.bundle.corpus import write_corpus
 from medrag_lightning.handoff.bundle.generator import check_generator, how_of, save_generator
 from medrag_lightning.handoff.bundle.guarantee import refuse_another_reader, words_of
@@ -88,6 +89,7 @@ def _check(answerer: Answerer, settings: Settings) -> None:
         check_generator(answerer.generator, settings.reader)
         if answerer.generator.reader is answerer.reader:
             raise ValueError("the query generator and the answering reader are one object; a bundle writes each by itself")
+    check_candidate_reranker(answerer.batch_reader.weigher)
     check_source(answerer.source)
     check_rewriter(answerer.dialogues.rewriter)
     check_settings(settings, bool(searches(answerer.source)))
@@ -123,7 +125,9 @@ class _Writing:
         evidence = write_corpus(self.answerer.source, made, self.root, self.identities, self.answerer.open_image, self.report)
         self.identities.write(self.root / layout.KEY)
         write_probes(self.root, self.probes, expected, self.identities, self.answerer._open)
-        system = describe_system(self.answerer, spec, source, generator) | {"abstain_below": self.settings.abstain_below}
+        weigher = save_candidate_reranker(self.answerer.batch_reader.weigher, self.bundle)
+        system = describe_system(self.answerer, spec, source, generator, weigher)
+        system |= {"abstain_below": self.settings.abstain_below}
         write_json(self.bundle / layout.SYSTEM, system)
         write_json(self.bundle / layout.SYSTEM_SCHEMA, system_schema())
         fingerprints |= {

@@ -9,6 +9,7 @@ METADATA, CARD, POINTER = "metadata.json", "MODEL_CARD.md", "corpus_pointer.json
 READER, BASE, ADAPTER, STEERING = "reader", "base", "adapter", "steering.safetensors"
 RETRIEVER, INDEX, IMAGES = "retriever", "index", "images"
 GENERATOR = "generator"
+CANDIDATE_RERANKER = "candidate_reranker.safetensors"
 KEY, PROBES, PROBE_IMAGES = "identities.key", "probes.jsonl", "probes"
 CORPUS_SUFFIX = "-corpus"
 NEEDED = (BUNDLE, SUMS, SYSTEM, SYSTEM_SCHEMA, METADATA, CARD)

@@ -9,6 +9,7 @@ from typing import Any
 from medrag_lightning.answering import Answerer
 from medrag_lightning.batches import Steering
 from medrag_lightning.data.images import ImageStore
+from medrag_lightning.handoff.bundle.candidate_rerankers import load_candidate_reranker
 from medrag_lightning.handoff.bundle.corpus import read_documents
 from medrag_lightning.handoff.bundle.generator import load_generator
 from medrag_lightning.handoff.bundle.guarantee import load_calibration
@@ -69,6 +70,7 @@ def _assembled(bundle: Path, root: Path, device: str) -> Answerer:
         generator=load_generator(told.get("generator"), bundle, device),
         rewriter=load_rewriter(told.get("rewriter")),
         calibration=load_calibration(told.get("calibration")),
+        candidate_reranker=load_candidate_reranker(told.get("candidate_reranker"), bundle),
         **settings,
     )
 

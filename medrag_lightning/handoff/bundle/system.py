@@ -10,10 +10,11 @@ from medrag_lightning.answering import Answerer
 from medrag_lightning.batches import Steering
 from medrag_lightning.handoff.bundle.guarantee import calibration_schema, describe_calibration
 from medrag_lightning.handoff.bundle.json_schema import DIALECT, read_json_limited, validate
-from medrag_lightning.handoff.bundle.layout import SCHEMA, SYSTEM
+from medrag_lightning.handoff.bundle.layout import CANDIDATE_RERANKER, SCHEMA, SYSTEM
 from medrag_lightning.handoff.bundle.rewriters import rewriter_schema, rewriter_spec
 from medrag_lightning.handoff.bundle.settings_schema import (
     COUNT,
+    FLAG,
     NAME,
     Schema,
     of_class,
@@ -21,14 +22,16 @@ from medrag_lightning.handoff.bundle.settings_schema import (
     of_type,
 )
 from medrag_lightning.handoff.bundle.source_schema import definitions
-from medrag_lightning.mixture import Fusion
+from medrag_lightning.mixture import GROUPS, Fusion
 from medrag_lightning.prompts import ADDED, PromptTemplate
 from medrag_lightning.reading.batch_reader import ClosedReading
 from medrag_lightning.reading.raft_collator import EvidenceLayout
 
 
-def describe_system(answerer: Answerer, reader: Schema, source: Schema, generator: Schema | None) -> dict[str, Any]:
-    """The settings of an answerer as plain JSON; `reader`, `source` and `generator` are the entries of what was written."""
+def describe_system(
+    answerer: Answerer, reader: Schema, source: Schema, generator: Schema | None, candidate_reranker: Schema | None = None
+) -> dict[str, Any]:
+    """The settings of an answerer as plain JSON; the other arguments are the entries of what was written."""
     batch, steering = answerer.batch_reader, answerer.collate.steering.get("")
     told = {
         "schema": SCHEMA,
@@ -48,6 +51,7 @@ def describe_system(answerer: Answerer, reader: Schema, source: Schema, generato
     told |= {} if rewriter is None else {"rewriter": rewriter}
     told |= {} if answerer.calibration is None else {"calibration": describe_calibration(answerer.calibration)}
     told |= {} if answerer.tracer is None else {"tracer": {"max_new_tokens": answerer.tracer.max_new_tokens}}
+    told |= {} if candidate_reranker is None else {"candidate_reranker": candidate_reranker}
     assert not validate(told, system_schema()), validate(told, system_schema())
     return told
 
@@ -84,9 +88,10 @@ def system_schema() -> Schema:
         "rewriter": rewriter_schema(),
         "calibration": calibration_schema(),
         "tracer": of_object({"max_new_tokens": COUNT}),
+        "candidate_reranker": _candidate_reranker(),
     }
     title = "How a medrag_lightning bundle answers"
-    shape = of_object(settings, ["generator", "rewriter", "calibration", "tracer"])  # which a bundle may lack
+    shape = of_object(settings, ["generator", "rewriter", "calibration", "tracer", "candidate_reranker"])  # which it may lack
     return {"$schema": DIALECT, "title": title, **shape, "$defs": definitions()}
 
 
@@ -94,6 +99,21 @@ def _generator(reader: Schema) -> Schema:
     corpora = {"type": "array", "items": NAME, "minItems": 1}
     settings = {"reader": reader, "template": of_class(PromptTemplate, ADDED), "corpora": corpora, "max_new_tokens": COUNT}
     return of_object(settings)
+
+
+def _candidate_reranker() -> Schema:
+    scales = {"type": "array", "items": {"type": "number"}}
+    gate = {"anyOf": [{"type": ["number", "null"], "minimum": 0, "maximum": 1}, {"enum": ["learned", "by_question"]}]}
+    settings = {
+        "features": {"type": "array", "items": {"enum": list(GROUPS)}, "minItems": 1},
+        "gate": gate,
+        "width": COUNT | {"maximum": 4096},
+        "heads": COUNT,
+        "dropout": {"type": "number", "minimum": 0, "maximum": 1},
+        "sees_question": FLAG,
+    }
+    told = {"settings": of_object(settings), "names": {"type": "array", "items": NAME}, "mean": scales, "std": scales}
+    return of_object({"description": of_object(told), "file": {"const": CANDIDATE_RERANKER}})
 
 
 def _merged() -> Schema:
