@@ -61,7 +61,7 @@ def test_every_file_is_tested_here():
     stages = {"critical_layers", "embed", "reader_raft", "reader_raft_all", "retriever_contrastive", "score"}
     stages |= {"retriever_kl", "retriever_kl_small", "retriever_kl_jomed", "fusion_nce", "reader_preference", "query_generator"}
     stages |= {"retriever_contrastive_factual", "explore", "trace"}  # cli/test_cli_explore.py, cli/test_cli_trace.py
-    stages |= {"reader_trace", "joint", "candidate_reranker"}  # a test_..._config.py each
+    stages |= {"reader_trace", "joint", "candidate_reranker", "reader_raft_reports"}  # a test_..._config.py each
     assert set(names("stages")) <= stages, "a new stage needs a run of its own here"
 
 
@@ -77,6 +77,18 @@ def test_the_best_weights_of_a_run_serve_the_other_verbs(tmp_path, monkeypatch):
     for verb, written in (("validate", "results_val.json"), ("test", "results.json"), ("predict", "predictions/predict.jsonl")):
         main([verb, "-c", "runs/smoke-001/config.yaml", "--ckpt_path", "best"])
         assert (tmp_path / "runs" / "smoke-001" / written).exists()
+
+
+@pytest.mark.data
+def test_a_reader_of_reports_is_scored_as_one(medrag_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDRAG_DATA", str(medrag_data))
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.init_args.max_train_queries=16", "--data.init_args.max_eval_queries=4", "--model.init_args.max_new_tokens=24"]
+    main(["fit", "-c", "stages/reader_raft_reports", "-c", "data/cxr_reports", *few, *small(), "--trainer.max_epochs=1"])
+    (told,) = Path("runs").glob("*/results.json")
+    scores = read_json(told)["reports"]["rows"]
+    assert set(scores) >= {"retrieved", "no retrieval"}
+    assert scores["retrieved"]["rouge_l"]["value"] is not None
 
 
 @pytest.mark.data

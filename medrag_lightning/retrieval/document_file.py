@@ -39,6 +39,7 @@ def write_documents(folder: Path, documents: Sequence[Document]) -> dict[str, An
         "documents": len(documents),
         "sources": _counts(document.source for document in documents),
         "licenses": _counts(document.license for document in documents),
+        "modalities": _counts(document.modality or "" for document in documents),
     }
     files = {DOCUMENTS: {"bytes": (folder / DOCUMENTS).stat().st_size, "sha256": sha256_file(folder / DOCUMENTS)}}
     write_manifest(folder / MANIFEST, {"schema": SCHEMA, "corpus": corpus, "files": files})

@@ -70,6 +70,24 @@ def test_candidates_scores_and_fingerprint_are_those_of_a_flat_index(world, enco
         there.document_vectors("image", ["d0", "d7"])
 
 
+def test_a_server_gives_what_a_file_gives(world, encoder, tmp_path, milvus):
+    from milvus_lite.server_manager import ServerManager
+
+    servers = ServerManager()
+    flat, file = LiveSearch(encoder, BOTH), MilvusSearch(encoder, BOTH)
+    ready(world, flat, tmp_path / "flat")
+    ready(world, file, tmp_path / "file")
+    try:
+        uri = servers.start_and_get_uri(str(tmp_path / "server.db"))  # speaks the protocol of the distributed engine
+        assert uri.startswith("http")
+        there = ready(world, MilvusSearch(encoder, BOTH, uri=uri, collection="reports"), tmp_path / "server")
+        assert listed(there.retrieve(world.queries)) == listed(file.retrieve(world.queries)) == listed(flat.retrieve(world.queries))
+        assert there.fingerprint() == file.fingerprint()
+        assert not [path for path in (tmp_path / "server").rglob("*.db")]
+    finally:
+        servers.release_all()
+
+
 def test_ties_far_beyond_what_is_fetched_first(encoder, tmp_path, milvus, world):
     world.documents = [Document(f"d{n}", "effusion" if n % 3 else "fracture", source="labels") for n in range(400)][::-1]
     flat, there = LiveSearch(encoder, {"text_to_text": 2}), MilvusSearch(encoder, {"text_to_text": 2})

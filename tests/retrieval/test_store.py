@@ -177,3 +177,21 @@ def test_writer_refuses_what_does_not_belong(world, encoder, tmp_path):
         StoreWriter(tmp_path, [], "", {}, 8)
     with pytest.raises(ValueError, match="'d0' occurs more than once"):
         StoreWriter(tmp_path, [*world.documents, world.documents[0]], "", {}, 8)
+
+
+def test_what_three_sets_brought_is_told_by_number_source_licence_and_modality(world, encoder, tmp_path):
+    made = [("X-ray", "chest films", "CC0"), ("CT", "abdomens", "CC-BY 4.0"), ("MRI", "heads", "")]
+    documents = [
+        dataclasses.replace(world.documents[n], id=f"{source}-{n}", modality=modality, source=source, license=licence)
+        for place, (modality, source, licence) in enumerate(made)
+        for n in range(5 + place)
+    ]
+    world.documents = documents
+    store = build(world, encoder, tmp_path)
+    told = store.manifest["corpus"]
+    assert told["documents"] == len(documents) == 18
+    assert told["sources"] == {"chest films": 5, "abdomens": 6, "heads": 7}
+    assert told["licenses"] == {"CC0": 5, "CC-BY 4.0": 6, "not stated": 7}
+    assert told["modalities"] == {"X-ray": 5, "CT": 6, "MRI": 7}
+    assert [document.id for document in store.documents()] == [document.id for document in documents]
+    assert [document.modality for document in store.documents()] == [document.modality for document in documents]
