@@ -81,7 +81,11 @@ def test_a_server_gives_what_a_file_gives(world, encoder, tmp_path, milvus):
         uri = servers.start_and_get_uri(str(tmp_path / "server.db"))  # speaks the protocol of the distributed engine
         assert uri.startswith("http")
         there = ready(world, MilvusSearch(encoder, BOTH, uri=uri, collection="reports"), tmp_path / "server")
-        assert listed(there.retrieve(world.queries)) == listed(file.retrieve(world.queries)) == listed(flat.retrieve(world.queries))
+        assert (
+            listed(there.retrieve(world.queries))
+            == listed(file.retrieve(world.queries))
+            == listed(flat.retrieve(world.queries))
+        )
         assert there.fingerprint() == file.fingerprint()
         assert not [path for path in (tmp_path / "server").rglob("*.db")]
     finally:

@@ -43,7 +43,7 @@ class CaptionsAsQuestions:
         seed: int = 0,
         test_share: float = 0.0,
     ) -> None:
-        if not (0 < held_out_share and 0 <= test_share and held_out_share + test_share < 1):
+        if not (held_out_share > 0 and test_share >= 0 and held_out_share + test_share < 1):
             raise ValueError(
                 f"held_out_share must be in (0, 1), for a fit is validated on it, and leave something beside test_share; got "
                 f"{held_out_share} and {test_share}"
