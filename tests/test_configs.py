@@ -83,8 +83,9 @@ def test_the_best_weights_of_a_run_serve_the_other_verbs(tmp_path, monkeypatch):
 def test_a_reader_of_reports_is_scored_as_one(medrag_data, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDRAG_DATA", str(medrag_data))
     monkeypatch.chdir(tmp_path)
-    few = ["--data.init_args.max_train_queries=16", "--data.init_args.max_eval_queries=4", "--model.init_args.max_new_tokens=24"]
-    main(["fit", "-c", "stages/reader_raft_reports", "-c", "data/cxr_reports", *few, *small(), "--trainer.max_epochs=1"])
+    few = ["--data.init_args.max_train_queries=16", "--data.init_args.max_eval_queries=4", "--trainer.max_epochs=1"]
+    brief = ["--model.init_args.max_new_tokens=24"]
+    main(["fit", "-c", "stages/reader_raft_reports", "-c", "data/cxr_reports", *few, *brief, *small()])
     (told,) = Path("runs").glob("*/results.json")
     scores = read_json(told)["reports"]["rows"]
     assert set(scores) >= {"retrieved", "no retrieval"}

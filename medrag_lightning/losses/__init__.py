@@ -35,7 +35,7 @@ from medrag_lightning.losses.fusion import (
     right_candidates,
 )
 from medrag_lightning.losses.grad_cache import in_chunks
-from medrag_lightning.losses.marginal import Likelihood, answer_logp, joint_nll, mixture_logp
+from medrag_lightning.losses.joint import Likelihood, answer_logp, joint_nll, mixture_logp
 from medrag_lightning.losses.policy import mean_of_others, reinforce, reward
 from medrag_lightning.losses.preference import PreferenceKind, chosen_nll, preference_loss, preference_margin, weighted_mean
 

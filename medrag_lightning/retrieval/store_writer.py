@@ -159,7 +159,6 @@ class StoreWriter:
                 "sources": _counts(document.source for document in self.documents),
                 "licenses": _counts(document.license for document in self.documents),
                 "modalities": _counts(document.modality or "" for document in self.documents),
-                "modalities": _counts(document.modality or "" for document in self.documents),
             },
             "embeddings": {"metric": METRIC, "dtype": self.dtype, "dim": self.dim}
             | {side: len(self._rows[side]) for side in SIDES},

@@ -87,7 +87,7 @@ def test_a_server_gives_what_a_file_gives(world, encoder, tmp_path, milvus):
             == listed(flat.retrieve(world.queries))
         )
         assert there.fingerprint() == file.fingerprint()
-        assert not [path for path in (tmp_path / "server").rglob("*.db")]
+        assert not list((tmp_path / "server").rglob("*.db"))
     finally:
         servers.release_all()
 

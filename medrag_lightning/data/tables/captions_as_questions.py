@@ -1,5 +1,6 @@
-"""Image-text documents as open questions whose answers are their texts: what a projector is aligned on (MIRA, stage 1), and what
-a reader that writes reports is trained and tested on (HeteroRAG, report generation)."""
+"""Image-text documents as open questions whose answers are their texts: what a projector is aligned on (MIRA, stage 1), and
+what a reader that writes reports is trained and tested on (HeteroRAG, report generation).
+"""
 
 from __future__ import annotations
 
