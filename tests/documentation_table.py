@@ -133,6 +133,13 @@ README: dict[str, list[How]] = {
         How("export --generator RUN", "handoff/test_generator_options.py"),
         How("--without_generator", "handoff/test_generator_options.py"),
     ],
+    "MIRA: rethink and rearrange, and as many candidates as can be vouched for": [
+        How(f"{PROGRAM}run mira", "test_configs.py::test_recipes_can_be_planned"),
+        How(f"{PROGRAM}run calibrated --alpha 0.25", "test_configs.py::test_recipes_can_be_planned"),
+        How(f"{PROGRAM}run joint", "test_configs.py::test_recipes_can_be_planned"),
+        How(f"{PROGRAM}run full", "test_configs.py::test_recipes_can_be_planned"),
+        How("export --calibration FILE", "handoff/test_bundle_calibrated.py"),
+    ],
     "Hand-off": [
         How(
             f"{PROGRAM}export runs/jomed/test --ckpt_path runs/jomed/reader/checkpoints/last.ckpt --output bundle --overwrite",
@@ -188,7 +195,10 @@ README: dict[str, list[How]] = {
         ),
         option("index.kind: bf16", "data.init_args.source.init_args.index.kind"),
     ],
-    "Texts, graphs, several corpora": [How(f"{PROGRAM}reranker -c data/pubmedqa", "test_configs.py")],
+    "Texts, graphs, several corpora": [
+        How(f"{PROGRAM}reranker -c data/pubmedqa", "test_configs.py"),
+        option("-c stages/reader_raft_reports"),
+    ],
     "Embedding a large corpus": [
         How(
             f"{PROGRAM}predict -c mine.yaml -c stages/embed --trainer.devices 4 --trainer.strategy ddp",
