@@ -107,9 +107,7 @@ class Answerer:
         self.generator, self.tracer, self.dialogues = generator, tracer, Dialogues(rewriter)
         if tracer is not None:
             check_tracer(tracer, reader, {"evidence": one_per_prompt and evidence, "steering": steering})
-        for one in [reader] if generator is None else [reader, generator.reader]:
-            if isinstance(one, torch.nn.Module):
-                one.eval()
+        _evaluate(*[reader] if generator is None else [reader, generator.reader])
         source.load(documents, self._open, folder)
         self.template, self.evidence, self.fusion, self.documents = template, evidence, fusion, documents
         self.calibration = calibration
@@ -291,3 +289,9 @@ class Answerer:
 def _refuse_leak(query: Query, candidate: Candidate) -> None:
     if reason := shares_identity(query, candidate.document):
         raise ValueError(f"candidate {candidate.id!r} shares its {reason} with query {query.id!r}; it must not be evidence")
+
+
+def _evaluate(*readers: Reader) -> None:
+    for one in readers:
+        if isinstance(one, torch.nn.Module):
+            one.eval()

@@ -46,7 +46,12 @@ def check_calibration(answerer: Answerer, calibration: Calibration) -> None:
         raise ValueError("a calibration says itself when to abstain, by scored answers: leave abstain_below out")
     if answerer.batch_reader.weigher is not None:
         raise ValueError("a calibration knows fusion by retrieval scores alone: leave the re-ranker or it out")
-    about: dict[str, Callable[[], Any]] = {
+    calibration.check(**{name: told() for name, told in described(answerer).items() if name in calibration.of})
+
+
+def described(answerer: Answerer) -> dict[str, Callable[[], Any]]:
+    """What a calibration is of, by the names of `Calibration.of`; each is computed when it is called for."""
+    return {
         "reader": answerer.reader.fingerprint,
         "template": answerer.template.fingerprint,
         "source": answerer.source.fingerprint,
@@ -54,7 +59,6 @@ def check_calibration(answerer: Answerer, calibration: Calibration) -> None:
         "evidence": lambda: answerer.evidence,
         "fusion": lambda: asdict(answerer.fusion) if answerer.evidence == "one_per_prompt" else None,
     }
-    calibration.check(**{name: told() for name, told in about.items() if name in calibration.of})
 
 
 def calibrated_answer(calibration: Calibration, ask: Ask) -> Answer:

@@ -141,6 +141,7 @@ def test_a_learned_order_needs_units_and_tells_them():
 def test_it_is_kept_whole_and_refused_where_it_does_not_fit(tmp_path):
     found = calibrate(knowing(np.random.default_rng(5), 400), joint("bonferroni"))
     of = {"reader": "r", "template": "t", "corpus": "c", "source": "s", "evidence": "all_in_one_prompt", "fusion": None}
+    of["calibration_set"] = "q"
     path = tmp_path / "calibration.json"
     made = write(path, found, "error", "patients", of, split="val")
     assert made == Calibration.read(path)

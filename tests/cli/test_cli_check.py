@@ -212,6 +212,10 @@ def test_the_other_parts_are_called_as_agreed(world, check, monkeypatch):
         seen["leaks"] = (len(queries["train"]), len(corpus), len(facts))
         return [Finding("same_patient", "error", "split test", "12 patients", "split anew")]
 
+    def pair_leaks(queries, pairs, facts):
+        seen["pairs"] = (len(queries["train"]), len(pairs), len(facts))
+        return []
+
     def machine_findings(runs_folder):
         seen["machine"] = runs_folder
         return [Finding("disk_small", "warning", "machine", "little disk", "free some")], [("cores", "2")]
@@ -220,12 +224,13 @@ def test_the_other_parts_are_called_as_agreed(world, check, monkeypatch):
         seen["plan"] = arguments
         return [], [("steps", "12")]
 
-    double("medrag_lightning.data.audit.leaks", find_leaks=find_leaks)
+    double("medrag_lightning.data.audit.leaks", find_leaks=find_leaks, pair_leaks=pair_leaks)
     double("medrag_lightning.cli.machine", machine_findings=machine_findings)
     double("medrag_lightning.cli.plan", plan_findings=plan_findings)
     code, out, _ = check("-c", "my.yaml", "--only", "leaks", "machine", "plan", "--trainer.max_epochs", "2")
     assert code == 1
     assert seen["leaks"] == (60, 60, 21)
+    assert seen["pairs"] == (60, 0, 21)
     assert seen["machine"] == Path("runs")
     assert seen["plan"] == ["-c", "my.yaml", "--trainer.max_epochs", "2"]
     assert out.startswith("machine\n  cores  2\n\nplan\n  steps  12\n")

@@ -121,9 +121,8 @@ def learns_pairs(folder, pair_table, **settings):
     data = MedragData(
         [made], [made], ToySource(), cache_folder=str(folder / "evidence"), pair_tables=[pair_table(str(folder))], **settings
     )
-    data.trainer = SimpleNamespace(
-        state=SimpleNamespace(fn="fit"), lightning_module=SimpleNamespace(feed="pairs", collator=lambda training: None)
-    )
+    stage = SimpleNamespace(feed="pairs", collator=lambda training: None)
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), local_rank=0, lightning_module=stage)
     return data
 
 

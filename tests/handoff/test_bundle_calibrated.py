@@ -9,6 +9,7 @@ import pytest
 from bundle_world import STEERED, World, answerer, export, in_this_process, live, reader
 
 import medrag_lightning
+from medrag_lightning.answering.calibrated import described
 from medrag_lightning.artifacts import write_json, write_manifest
 from medrag_lightning.calibration import Calibration, CalibrationSettings, Outcomes, calibrate
 from medrag_lightning.calibration.artifact import write
@@ -35,7 +36,7 @@ def calibrated(system, path, threshold=0.0, without_from=None, k=2):
     """The system with a calibration of one policy, as if it had been found for it."""
     outcomes = Outcomes((0, k), np.zeros((2, 40)), np.full((2, 40), 0.9), tuple(map(str, range(40))))
     settings = CalibrationSettings(0.3, 0.1, (k,), (threshold,), (without_from,))
-    of = {name: told() for name, told in system._about().items()}
+    of = {name: told() for name, told in described(system).items()}
     found = calibrate(outcomes, settings)
     system.calibration = write(path, found, "error", "patients", {**of, "calibration_set": "c" * 64}, split="val")
     return system

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for loss, chunk_size in (("clip", None), ("siglip", 2)):
         # 15 pairs in global batches of 6: the last one has 3, so one process has 2 of them and the other 1
-        served = data(folder, batch_size=6 // processes, eval_batch_size=3, pairs=PairPlan(0.2, 0.2))
+        served = data(folder, batch_size=6 // processes, eval_batch_size=3, pairs=PairPlan(0.2, 0.2), leaks="ignore")
         descent = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
         stage = RetrieverContrastive(TinyTowers(32, 32, 0.0), descent, loss=loss, chunk_size=chunk_size)
         (folder / loss).mkdir(exist_ok=True)
