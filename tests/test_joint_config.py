@@ -29,31 +29,18 @@ data:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_reader_is_trained_on_with_its_retriever_and_both_are_tested(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    main(["fit", "-c", "data/minihospital", "-c", "stages/reader_raft", *OPTIONS, *ONCE, "--trainer.default_root_dir=reader"])
-    learning = ["--data.init_args.batch_size=4", "--model.init_args.reader_from=reader/checkpoints/last.ckpt"]
-    main(
-        ["fit", "-c", "data/minihospital", "-c", "stages/joint", *OPTIONS, *ONCE, *learning, "--trainer.default_root_dir=joint"]
-    )
-    (path,) = Path("joint/checkpoints").glob("best*.ckpt")
+    reading = ["-c", "data/minihospital", "-c", "stages/reader_raft"]
+    main(["fit", *reading, *OPTIONS, *ONCE, "--trainer.default_root_dir=reader"])
+    towers = ["--data.init_args.cache_folder=towers"]  # a store belongs to its encoder
+    learning = ["--data.init_args.batch_size=4", "--model.init_args.reader_from=reader/checkpoints/last.ckpt", *towers]
+    joint = ["-c", "data/minihospital", "-c", "stages/joint", "--trainer.default_root_dir=joint"]
+    main(["fit", *joint, *OPTIONS, *ONCE, *learning])
+    path = Path("joint/checkpoints/last.ckpt")
     assert torch.load(path, weights_only=True)["medrag"]["stage"] == "joint"
     Path("headed.yaml").write_text(HEADED.format(path=path))
-    told = ["--data.init_args.regimes=[retrieved, none]", "--trainer.default_root_dir=test"]
-    main(
-        [
-            "test",
-            "-c",
-            "data/minihospital",
-            "-c",
-            "stages/reader_raft",
-            "-c",
-            "headed.yaml",
-            *OPTIONS,
-            f"--ckpt_path={path}",
-            *told,
-        ]
-    )
+    told = ["--data.init_args.regimes=[retrieved, none]", "--trainer.default_root_dir=test", *towers]
+    main(["test", *reading, "-c", "headed.yaml", *OPTIONS, f"--ckpt_path={path}", *told])
     assert read_json("test/results.json")["rows"]

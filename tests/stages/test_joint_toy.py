@@ -4,7 +4,6 @@ The reader sees no image: it believes the colour that a report names, the more t
 the image alone. So only the two together can answer.
 """
 
-import pytest
 import torch
 from distill_world import ClosedTable, heads, trainer
 from joint_world import ADAM, STEADY, served
@@ -50,7 +49,6 @@ def learnt(folder, rates):
     return float(module.reader.weight.detach()), {name: float(value) for name, value in fitter.callback_metrics.items()}
 
 
-@pytest.mark.slow
 def test_joint_ranks_the_telling_candidate_first_and_beats_the_reader_alone(tmp_path):
     trust, joint = learnt(tmp_path, JointRates(0.05, 1e-2))
     trust_alone, reader = learnt(tmp_path, JointRates(0.05, None))
