@@ -12,7 +12,8 @@ BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 
 
 @pytest.mark.parametrize(
-    ("script", "recipe"), [("heterorag", "heterorag"), ("hkpt", "hkpt_compared"), ("jomed", "jomed"), ("mrrag", "mrrag")]
+    ("script", "recipe"),
+    [("heterorag", "heterorag"), ("hkpt", "hkpt_compared"), ("joint", "joint"), ("jomed", "jomed"), ("mrrag", "mrrag")],
 )
 def test_scripts_run_their_own_recipe(script, recipe, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(BENCH))
