@@ -42,7 +42,8 @@ def write_run(place: Path, systems) -> None:
             if mark != "-":
                 wrong = CHOICES[gold == "yes"]
                 answer = gold if mark == "1" else wrong
-                row = {"query_id": query, "regime": regime, "system": system, "choices": CHOICES, "gold": gold, "answer": answer}
+                row = {"query_id": query, "regime": regime, "system": system, "choices": CHOICES, "gold": gold}
+                row["answer"] = answer
                 said = [answer, gold] if query == "q3" else [answer]
                 rows.setdefault(step, []).append({**row, "correct": mark == "1", "candidate_answers": said})
     metric = {"closed_accuracy": {"value": 0.5}}
